@@ -1,0 +1,136 @@
+"""The tree of failures. Each knows its reason and whether waiting can help.
+
+RefresherError              anything that a person reads: one line, what, where, what to do
+├── ConfigError             the configuration cannot be used; holds every problem found
+├── StateError              the state cannot be opened or has another owner
+├── DaemonError             no daemon answered, or it refused
+└── Failure                 one stage of one attempt failed
+    ├── Unauthorized        wrong, expired or revoked
+    ├── Forbidden           the credential is good and lacks the permission
+    ├── NotFound
+    ├── Throttled
+    ├── Unavailable         5xx, network, DNS
+    ├── TimedOut
+    ├── TlsFailure
+    ├── ClockSkewed
+    ├── InvalidResponse
+    ├── InvalidCredential   unparsable, empty, already expired
+    ├── Misconfigured
+    └── Interrupted         we were told to stop
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import ClassVar
+
+
+class FailureReason(StrEnum):
+    """Why a stage failed: the vocabulary of metrics, log, API and page."""
+
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    THROTTLED = "throttled"
+    UNAVAILABLE = "unavailable"
+    TIMEOUT = "timeout"
+    TLS = "tls"
+    CLOCK_SKEW = "clock_skew"
+    INVALID_RESPONSE = "invalid_response"
+    INVALID_CREDENTIAL = "invalid_credential"
+    CONFIG = "config"
+    INTERRUPTED = "interrupted"
+
+
+class RefresherError(Exception):
+    """Anything that a person reads. The message is one line: what, where, what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0])
+
+
+class ConfigError(RefresherError):
+    """The configuration cannot be used. `problems` holds every one found, a line each."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class StateError(RefresherError):
+    """The state cannot be opened, or another process owns it."""
+
+
+class DaemonError(RefresherError):
+    """No daemon answered at the address, or it refused the request."""
+
+
+class Failure(RefresherError):
+    """One stage of one attempt failed. Never carries a response body or a credential."""
+
+    reason: ClassVar[FailureReason]
+    #: Whether the same call may succeed later with nothing changed by a person.
+    waiting_helps: ClassVar[bool] = True
+
+    def __init__(self, message: str, *, retry_after: timedelta | None = None) -> None:
+        super().__init__(message)
+        #: How long the peer asked us to stay away, if it did.
+        self.retry_after = retry_after
+
+
+class Unauthorized(Failure):
+    reason = FailureReason.UNAUTHORIZED
+    waiting_helps = False
+
+
+class Forbidden(Failure):
+    reason = FailureReason.FORBIDDEN
+    waiting_helps = False
+
+
+class NotFound(Failure):
+    reason = FailureReason.NOT_FOUND
+    waiting_helps = False
+
+
+class Throttled(Failure):
+    reason = FailureReason.THROTTLED
+
+
+class Unavailable(Failure):
+    reason = FailureReason.UNAVAILABLE
+
+
+class TimedOut(Failure):
+    reason = FailureReason.TIMEOUT
+
+
+class TlsFailure(Failure):
+    reason = FailureReason.TLS
+    waiting_helps = False
+
+
+class ClockSkewed(Failure):
+    reason = FailureReason.CLOCK_SKEW
+
+
+class InvalidResponse(Failure):
+    reason = FailureReason.INVALID_RESPONSE
+
+
+class InvalidCredential(Failure):
+    reason = FailureReason.INVALID_CREDENTIAL
+
+
+class Misconfigured(Failure):
+    reason = FailureReason.CONFIG
+    waiting_helps = False
+
+
+class Interrupted(Failure):
+    reason = FailureReason.INTERRUPTED
