@@ -1,0 +1,269 @@
+"""What an attempt, a person or a restart leaves in a target's status. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from random import Random
+
+from refresher import policy
+from refresher.errors import Failure, FailureReason, InvalidCredential
+from refresher.model import (
+    Attempt,
+    FailureRecord,
+    Hand,
+    HeldCredential,
+    Outcome,
+    Proof,
+    Pull,
+    SecretRef,
+    SecretStatus,
+    Stage,
+    Status,
+    Target,
+    Trigger,
+    Verdict,
+)
+
+#: The next look while an attempt runs, so that one that kills the process cannot crash-loop.
+_WHILE_RUNNING = timedelta(seconds=60)
+
+_REFUSALS = {
+    FailureReason.UNAUTHORIZED: Verdict.UNAUTHORIZED,
+    FailureReason.FORBIDDEN: Verdict.FORBIDDEN,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What an attempt did, as far as it came."""
+
+    target: Target
+    #: The status before the attempt was opened.
+    before: Status
+    attempt: Attempt
+    #: The credential that was obtained; None where the source failed.
+    held: HeldCredential | None = None
+    #: Whether that was issued for this attempt, rather than found in hand.
+    issued: bool = False
+    #: None where the registry did not or could not accept it.
+    proof: Proof | None = None
+    #: Secrets that fal accepted.
+    written: tuple[SecretRef, ...] = ()
+    #: Secrets whose write failed.
+    unwritten: Mapping[SecretRef, Failure] = field(default_factory=dict)
+    #: What ended the attempt; None where it succeeded.
+    failure: Failure | None = None
+
+    @property
+    def ended_at(self) -> datetime:
+        return self.attempt.ended_at or self.attempt.started_at
+
+
+def adopted(target: Target, status: Status | None, now: datetime) -> Status:
+    """The status of a target that the config names, new or known from before."""
+    if status is None:
+        secrets = tuple(SecretStatus(ref=ref) for ref in target.secrets)
+        return Status(name=target.name, digest=target.digest, secrets=secrets, next_attempt_at=now)
+    if status.digest == target.digest:
+        return status
+    return replace(
+        status,
+        secrets=tuple(status.secret(ref) for ref in target.secrets),
+        next_attempt_at=now,
+        fresh_after=now,
+        learnt_life=None,
+        source_value=None,
+        source_fingerprint=None,
+    )
+
+
+def forced(status: Status, trigger: Trigger) -> Status:
+    """A person wants a refresh now; a wish that still waits is kept."""
+    if status.trigger is not None:
+        return status
+    return replace(status, trigger=trigger, fresh_after=trigger.at)
+
+
+def interrupted(status: Status, failure: FailureRecord) -> Status:
+    """The process died during an attempt: look again at once; the loop guard still holds."""
+    return replace(status, attempt=None, last_failure=failure, next_attempt_at=failure.at)
+
+
+def resumed(target: Target, status: Status, now: datetime, place: float, many: int) -> Status:
+    """A new process took up a target and holds nothing of it yet."""
+    unpublished = any(secret.fingerprint is None for secret in status.secrets)
+    if status.consecutive_failures or unpublished:
+        return replace(status, next_attempt_at=max(status.next_attempt_at, now))
+    at = policy.resume_at(target, status, now, place, many)
+    return replace(status, next_attempt_at=at)
+
+
+def opened(target: Target, status: Status, attempt: Attempt, issues: bool) -> Status:
+    """An attempt begins. That it may issue is stored before the call, so that no crash hides it."""
+    now = attempt.started_at
+    pushed = replace(
+        status,
+        attempt=attempt.id,
+        last_attempt_at=now,
+        next_attempt_at=max(status.next_attempt_at, now + _WHILE_RUNNING),
+    )
+    if not issues:
+        return pushed
+    unplanned = policy.count_unplanned(target, status, now)
+    return replace(pushed, last_issue_at=now, unplanned_issues=unplanned)
+
+
+def closed(result: Result, status: Status, hand: Hand, rng: Random) -> Status:
+    """An attempt ended. `status` is the present one: a person may have changed it meanwhile."""
+    settled = _with_secrets(result, _with_issue(result, _settled(result, status)))
+    if result.failure is None:
+        succeeded = _succeeded(result, settled)
+        next_look = policy.next_look(result.target, succeeded, hand)
+        return replace(succeeded, next_attempt_at=next_look)
+    if result.failure.reason is FailureReason.INTERRUPTED:
+        failure = result.attempt.failure
+        return replace(settled, last_failure=failure, next_attempt_at=result.ended_at)
+    return _failed(result, settled, result.failure, rng)
+
+
+def _settled(result: Result, status: Status) -> Status:
+    answered = status.trigger is not None and status.trigger.id == result.attempt.id
+    return replace(status, attempt=None, trigger=None if answered else status.trigger)
+
+
+def _with_issue(result: Result, status: Status) -> Status:
+    """Every answer of the issuer that holds a token counts; no answer does not."""
+    before = result.before
+    if status.last_issue_at == before.last_issue_at:
+        return status
+    if result.issued and result.held is not None:
+        credential = result.held.credential
+        ends = credential.expires_at
+        return replace(status, last_issue_life=ends - credential.issued_at if ends else None)
+    if isinstance(result.failure, InvalidCredential):
+        return status
+    return replace(
+        status,
+        last_issue_at=before.last_issue_at,
+        unplanned_issues=before.unplanned_issues,
+    )
+
+
+def _succeeded(result: Result, status: Status) -> Status:
+    target, now = result.target, result.ended_at
+    counts = result.attempt.outcome is Outcome.REFRESHED or not target.renewable
+    newer_demand = status.fresh_after != result.before.fresh_after
+    return replace(
+        status,
+        digest=target.digest,
+        last_success_at=now if counts else status.last_success_at,
+        consecutive_failures=0,
+        last_failure=None,
+        fresh_after=status.fresh_after if newer_demand else None,
+    )
+
+
+def _failed(result: Result, status: Status, failure: Failure, rng: Random) -> Status:
+    now = result.ended_at
+    failed = replace(
+        status,
+        consecutive_failures=status.consecutive_failures + 1,
+        last_failure=result.attempt.failure,
+    )
+    if result.target.renewable and _newly_refused(result):
+        learnt = _learnt_life(result, failed)
+        return replace(failed, fresh_after=now, next_attempt_at=now, learnt_life=learnt)
+    delay = policy.retry_delay(result.target, failed, failure, now, rng)
+    return replace(failed, next_attempt_at=now + delay)
+
+
+# --- secrets -----------------------------------------------------------------------------------
+
+
+def _with_secrets(result: Result, status: Status) -> Status:
+    """Each fal secret with what became of it, and what was learnt of the source's value."""
+    if result.held is None:
+        return status
+    held = result.held
+    refs = result.target.secrets
+    changed = replace(
+        status,
+        secrets=tuple(_secret(result, held, status.secret(ref)) for ref in refs),
+        image_pullable=_pullable(result.proof, status.image_pullable),
+    )
+    if result.target.renewable:
+        return changed
+    return replace(changed, source_value=_source_value(result), source_fingerprint=held.fingerprint)
+
+
+def _secret(result: Result, held: HeldCredential, secret: SecretStatus) -> SecretStatus:
+    if secret.ref in result.written:
+        return _judged(result, _published(result, held, secret.ref))
+    if secret.ref in result.unwritten:
+        failure = result.unwritten[secret.ref]
+        secret = replace(
+            secret, last_failure=FailureRecord.of(failure, Stage.PUBLISH, result.ended_at)
+        )
+    return _judged(result, secret) if secret.fingerprint == held.fingerprint else secret
+
+
+def _published(result: Result, held: HeldCredential, ref: SecretRef) -> SecretStatus:
+    return SecretStatus(
+        ref=ref,
+        fingerprint=held.fingerprint,
+        issued_at=held.credential.issued_at,
+        expires_at=held.credential.expires_at,
+        refresh_at=held.refresh_at,
+        published_at=result.ended_at,
+        proved=result.proof is not None,
+    )
+
+
+def _judged(result: Result, secret: SecretStatus) -> SecretStatus:
+    """The verdict on a published credential. Failures of other stages never touch it."""
+    if result.proof is not None:
+        return replace(secret, verdict=Verdict.ACCEPTED, verified_at=result.proof.verified_at)
+    refusal = _refusal(result)
+    return secret if refusal is None else replace(secret, verdict=refusal)
+
+
+def _refusal(result: Result) -> Verdict | None:
+    """How the registry refused the credential of this attempt, if it did."""
+    record = result.attempt.failure
+    if record is None or record.stage is not Stage.VERIFY:
+        return None
+    return _REFUSALS.get(record.reason)
+
+
+def _newly_refused(result: Result) -> bool:
+    """Whether the registry refused what stands in a secret, and had not done so before."""
+    if _refusal(result) is None or result.held is None:
+        return False
+    return any(
+        secret.fingerprint == result.held.fingerprint and secret.verdict not in _REFUSALS.values()
+        for secret in result.before.secrets
+    )
+
+
+def _learnt_life(result: Result, status: Status) -> timedelta | None:
+    """The age at which a registry ended a credential before its time."""
+    if _refusal(result) is not Verdict.UNAUTHORIZED or result.held is None:
+        return status.learnt_life
+    credential, now = result.held.credential, result.ended_at
+    if credential.expires_at is None or credential.expires_at <= now:
+        return status.learnt_life
+    return max(now - credential.issued_at, result.target.policy.guard_floor)
+
+
+def _source_value(result: Result) -> str:
+    if _refusal(result) is Verdict.UNAUTHORIZED:
+        return "rejected"
+    return "ok" if result.proof is not None else "unchanged"
+
+
+def _pullable(proof: Proof | None, before: bool | None) -> bool | None:
+    if proof is None or proof.pull is Pull.UNKNOWN:
+        return before
+    return None if proof.pull is None else proof.pull is Pull.OK
