@@ -1,0 +1,348 @@
+"""The tables, and one SQL database that holds them: SQLite or PostgreSQL by the same code."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    URL,
+    Boolean,
+    Column,
+    Connection,
+    Engine,
+    Index,
+    MetaData,
+    Select,
+    Table,
+    Text,
+    create_engine,
+    delete,
+    inspect,
+    make_url,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import StaticPool
+
+from refresher.errors import StateError
+from refresher.model import Attempt, Status
+from refresher.state.file import OwnerLock, identity, make_directory, make_file
+from refresher.state.records import decode, encode, timestamp
+
+#: Raised with every change that an older release could not read.
+SCHEMA_VERSION = 1
+
+#: Seconds that SQLite waits for another program's lock.
+BUSY_SECONDS = 0.25
+
+_metadata = MetaData()
+
+_meta = Table(
+    "meta",
+    _metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+#: `document` is the whole status; the columns repeat of it what a person asks for.
+_targets = Table(
+    "targets",
+    _metadata,
+    Column("name", Text, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("next_attempt_at", Text, nullable=False),
+    Column("last_success_at", Text),
+    Column("document", JSON, nullable=False),
+)
+
+#: One column for each field of `Attempt`.
+_attempts = Table(
+    "attempts",
+    _metadata,
+    Column("id", Text, primary_key=True),
+    Column("target", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("started_at", Text, nullable=False),
+    Column("ended_at", Text),
+    Column("outcome", Text),
+    Column("failure", JSON(none_as_null=True)),
+    Column("stages", JSON, nullable=False),
+    Column("fingerprint_before", Text),
+    Column("fingerprint_after", Text),
+    Column("verified", Boolean, nullable=False),
+    Index("attempts_by_target", "target", "started_at"),
+    Index("attempts_by_start", "started_at"),
+)
+
+_still_open = _attempts.c.ended_at.is_(None)
+Index("attempts_open", _attempts.c.id, sqlite_where=_still_open, postgresql_where=_still_open)
+
+#: What to say of SQLite's result codes (https://www.sqlite.org/rescode.html).
+_SQLITE_TROUBLE = {
+    "SQLITE_BUSY": "is locked by another program; end that program",
+    "SQLITE_LOCKED": "is locked by another program; end that program",
+    "SQLITE_FULL": "cannot grow, the disk is full; free some space",
+    "SQLITE_IOERR": "cannot be written, disk I/O error; check free space, quota and disk",
+    "SQLITE_READONLY": "may not be written; give file and directory to the user of refresher",
+    "SQLITE_CANTOPEN": "cannot be opened; check that it exists and belongs to this user",
+    "SQLITE_NOTADB": "is not a database; move it away or set daemon.state to another file",
+    "SQLITE_CORRUPT": "is damaged; move it away or put a backup in its place",
+}
+
+
+class Database:
+    """One database, one transaction a call. Raises `StateError` and nothing else."""
+
+    def __init__(self, url: URL, *, read_only: bool) -> None:
+        self.read_only = read_only
+        self._url = url
+        self._path = _sqlite_path(url)
+        self._lock: OwnerLock | None = None
+        if self._path is not None and not read_only:
+            self._lock = OwnerLock(Path(f"{self._path}.lock"), self._path)
+        self._engine: Engine | None = None
+        self._opened: tuple[int, int] | None = None
+        insert = sqlite.insert if url.get_backend_name() == "sqlite" else postgresql.insert
+        self._put_meta = _upsert(insert(_meta))
+        self._put_targets = _upsert(insert(_targets))
+        self._put_attempts = _upsert(insert(_attempts))
+
+    @property
+    def connected(self) -> bool:
+        return self._engine is not None
+
+    def __str__(self) -> str:
+        if self._path is not None:
+            return str(self._path)
+        return self._url.set(query={}).render_as_string(hide_password=True)
+
+    def connect(self, fingerprint_key: bytes | None) -> tuple[bytes, dict[str, Status]]:
+        """Open the database, made where there is none; what is there must be ours.
+
+        Returns the fingerprint key kept in it, which becomes `fingerprint_key` unless that is
+        None, and what it holds.
+        """
+        try:
+            with self._translated():
+                return self._connect(fingerprint_key)
+        except BaseException:
+            self.disconnect()
+            raise
+
+    def _connect(self, fingerprint_key: bytes | None) -> tuple[bytes, dict[str, Status]]:
+        if self._path is not None and self._lock is not None:
+            make_directory(self._path.parent)
+            self._lock.acquire()
+            make_file(self._path)
+        self._engine = self._create_engine()
+        self._opened = identity(self._path) if self._path is not None else None
+        with self._engine.begin() as connection:
+            kept = self._admit(connection)
+            documents = connection.scalars(select(_targets.c.document))
+            found = [decode(Status, document) for document in documents]
+            if fingerprint_key not in (None, kept):
+                self._keep_key(connection, fingerprint_key)
+        if self._path is not None and self._lock is not None:
+            self._make_crash_safe(self._engine)
+        return fingerprint_key or kept, {status.name: status for status in found}
+
+    def _create_engine(self) -> Engine:
+        if self._url.get_backend_name() != "sqlite":
+            return create_engine(
+                self._url,
+                hide_parameters=True,
+                pool_pre_ping=True,
+                connect_args={"connect_timeout": 3, "tcp_user_timeout": 5000},
+            )
+        if self._path is None:
+            return create_engine("sqlite://", poolclass=StaticPool, hide_parameters=True)
+        # Never mode=rwc: a file that SQLite made would have the wrong mode.
+        uri = f"{self._path.absolute().as_uri()}?mode={'ro' if self.read_only else 'rw'}"
+        return create_engine(
+            "sqlite://",
+            creator=lambda: sqlite3.connect(
+                uri, uri=True, timeout=BUSY_SECONDS, check_same_thread=False
+            ),
+            poolclass=StaticPool,
+            hide_parameters=True,
+        )
+
+    def _make_crash_safe(self, engine: Engine) -> None:
+        """What is committed survives the death of the process, with no wait for the disk.
+
+        NORMAL in WAL may lose the last commits to a power cut, never the database
+        (https://www.sqlite.org/pragma.html#pragma_synchronous).
+        """
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
+
+    def _admit(self, connection: Connection) -> bytes:
+        """Make an empty database ours; the fingerprint key of one that is ours and of our time."""
+        tables = inspect(connection).get_table_names()
+        if not tables and not self.read_only:
+            self._create_tables(connection)
+        elif _meta.name not in tables:
+            raise StateError(
+                f"state {self} {'belongs to something else' if tables else 'is empty'};"
+                " set daemon.state to another one"
+            )
+        meta = {row.key: row.value for row in connection.execute(select(_meta))}
+        if int(meta.get("schema_version", "0")) > SCHEMA_VERSION:
+            raise StateError(
+                f"state {self} was written by a newer refresher (schema {meta['schema_version']},"
+                f" this one knows {SCHEMA_VERSION}); upgrade refresher"
+            )
+        return bytes.fromhex(meta["fingerprint_key"])
+
+    def _create_tables(self, connection: Connection) -> None:
+        if connection.dialect.name == "sqlite":
+            # The driver begins no transaction for CREATE by itself.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        _metadata.create_all(connection)
+        connection.execute(
+            self._put_meta, [{"key": "schema_version", "value": str(SCHEMA_VERSION)}]
+        )
+        self._keep_key(connection, secrets.token_bytes(32))
+
+    def _keep_key(self, connection: Connection, key: bytes) -> None:
+        connection.execute(self._put_meta, [{"key": "fingerprint_key", "value": key.hex()}])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        self.check_in_place()
+        assert self._engine is not None  # noqa: S101 - `connect` came first
+        with self._translated(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            raise StateError(f"state {self} {_trouble(error)}") from error
+        except OSError as error:
+            raise StateError(
+                f"state {self} cannot be used ({error.strerror}); check path, owner and disk"
+            ) from error
+        except ModuleNotFoundError as error:
+            raise StateError(
+                f"state {self} needs the package {error.name}; install refresher[postgres]"
+            ) from error
+        except (KeyError, ValueError) as error:
+            raise StateError(
+                f"state {self} holds a record that this refresher cannot read;"
+                " move it away or put a backup in its place"
+            ) from error
+
+    def check_in_place(self) -> None:
+        """SQLite goes on writing to a file that was deleted, and tells nobody."""
+        with self._translated():
+            if self._path is None or identity(self._path) == self._opened:
+                return
+        self.disconnect()
+        raise StateError(
+            f"state {self} was deleted or replaced while in use; it will be written anew"
+        )
+
+    def write(self, statuses: Collection[Status], attempts: Collection[Attempt]) -> None:
+        """Store all in one transaction; with nothing to store, prove that it could be."""
+        targets = [_target_row(status) for status in statuses]
+        history = [encode(attempt) for attempt in attempts]
+        with self._transaction() as connection:
+            if targets:
+                connection.execute(self._put_targets, targets)
+            if history:
+                connection.execute(self._put_attempts, history)
+            if not targets and not history:
+                connection.execute(update(_meta).values(value=_meta.c.value))
+
+    def attempt(self, id: str) -> Attempt | None:
+        found = self._select(select(_attempts).where(_attempts.c.id == id))
+        return found[0] if found else None
+
+    def attempts(self, target: str | None, limit: int) -> Sequence[Attempt]:
+        newest = select(_attempts).order_by(_attempts.c.started_at.desc(), _attempts.c.id.desc())
+        if target is not None:
+            newest = newest.where(_attempts.c.target == target)
+        return self._select(newest.limit(limit))
+
+    def open_attempts(self) -> Sequence[Attempt]:
+        return self._select(select(_attempts).where(_still_open))
+
+    def _select(self, statement: Select[Any]) -> Sequence[Attempt]:
+        with self._transaction() as connection:
+            rows = connection.execute(statement).mappings().all()
+            return [decode(Attempt, row) for row in rows]
+
+    def prune(self, before: datetime) -> int:
+        time = timestamp(before)
+        # `started_at` narrows it to an index; nothing ends before it starts.
+        old = delete(_attempts).where(_attempts.c.started_at < time, _attempts.c.ended_at < time)
+        with self._transaction() as connection:
+            return connection.execute(old).rowcount
+
+    def disconnect(self) -> None:
+        if self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
+
+    def close(self) -> None:
+        self.disconnect()
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _upsert(insert: sqlite.Insert | postgresql.Insert) -> sqlite.Insert | postgresql.Insert:
+    columns = insert.table.columns
+    return insert.on_conflict_do_update(
+        index_elements=[column.name for column in columns if column.primary_key],
+        set_={c.name: insert.excluded[c.name] for c in columns if not c.primary_key},
+    )
+
+
+def _trouble(error: SQLAlchemyError) -> str:
+    """What is wrong and what to do, of an error of SQLAlchemy's."""
+    cause: BaseException = getattr(error, "orig", None) or error
+    code = "_".join(getattr(cause, "sqlite_errorname", "").split("_")[:2])
+    return _SQLITE_TROUBLE.get(code) or f"failed: {cause}; check that it is reachable and whole"
+
+
+def parse_url(url: str) -> URL:
+    """The address of a database. Raises `StateError` where it is none that we know."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        # Not chained: the text may hold a password.
+        raise StateError("daemon.state is not a URL; write sqlite:///PATH") from None
+    if parsed.drivername == "postgresql":
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername in ("sqlite", "postgresql+psycopg"):
+        return parsed
+    raise StateError(
+        f"daemon.state: {parsed.drivername} is not supported;"
+        " write sqlite:///PATH or postgresql://…"
+    )
+
+
+def _sqlite_path(url: URL) -> Path | None:
+    """None for a database in memory, and for one that is no file."""
+    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+        return None
+    return Path(url.database or "").absolute()
+
+
+def _target_row(status: Status) -> dict[str, Any]:
+    document = encode(status)
+    columns = ("name", "digest", "next_attempt_at", "last_success_at")
+    return {**{column: document[column] for column in columns}, "document": document}

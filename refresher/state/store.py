@@ -1,0 +1,269 @@
+"""Memory answers, the database remembers.
+
+A change goes to memory first and is then written together with whatever could not be written
+before, each target's status in one transaction with its attempt. A database that is away costs
+durability and nothing else, and comes back by itself.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from types import MappingProxyType
+from typing import TypeVar
+
+from refresher.clock import Clock
+from refresher.errors import StateError
+from refresher.model import Attempt, Status
+from refresher.state.database import Database, parse_url
+from refresher.state.file import StateInUse
+
+#: Attempts kept in memory, the newest: what is shown and written later while the database is away.
+REMEMBERED_ATTEMPTS = 1_000
+
+#: Seconds between two tries of a database that failed, so that workers do not queue up behind it.
+RETRY_SECONDS = 1.0
+
+T = TypeVar("T")
+Change = Callable[[Status | None], Status]
+
+
+class SqlStore:
+    """A `Store` in a SQL database, which goes on in memory while that is away."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Clock,
+        fingerprint_key: bytes | None = None,
+        read_only: bool = False,
+    ) -> None:
+        """Nothing is opened yet: use `open` or `open_or_memory`."""
+        self._database = Database(parse_url(url), read_only=read_only)
+        self._clock = clock
+        self._configured_key = fingerprint_key
+        self._generated_key: bytes | None = None
+        # Whoever needs both takes _disk first. _memory is never held over I/O.
+        self._disk = threading.Lock()
+        self._memory = threading.RLock()
+        self._statuses: dict[str, Status] = {}
+        self._view: Mapping[str, Status] | None = None
+        self._attempts: dict[str, Attempt] = {}
+        self._running: set[str] = set()
+        self._unwritten_targets: set[str] = set()
+        self._unwritten_attempts: set[str] = set()
+        self._last_error: str | None = None
+        self._try_again_at = 0.0
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        *,
+        clock: Clock,
+        fingerprint_key: bytes | None = None,
+        read_only: bool = False,
+    ) -> SqlStore:
+        """The store at `sqlite:///PATH`, `sqlite://` (memory) or `postgresql://…`.
+
+        `fingerprint_key` stands in for the one kept with the state and is never stored.
+        `read_only` looks at the state beside its owner, as it stands now.
+
+        Raises `StateInUse` where another process owns it, and `StateError` where it cannot be
+        opened; whatever is there stays as it is.
+        """
+        store = cls(url, clock=clock, fingerprint_key=fingerprint_key, read_only=read_only)
+        try:
+            store._connect()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @classmethod
+    def open_or_memory(
+        cls, url: str, *, clock: Clock, fingerprint_key: bytes | None = None
+    ) -> SqlStore:
+        """Like `open`, but a state that cannot be opened is `up` False, in memory, and retried.
+
+        Raises `StateInUse` where another process owns it, and `StateError` where the URL is none
+        of ours: neither gets better by waiting.
+        """
+        store = cls(url, clock=clock, fingerprint_key=fingerprint_key)
+        try:
+            store._connect()
+        except StateInUse:
+            store.close()
+            raise
+        except StateError as error:
+            store._generated_key = secrets.token_bytes(32)
+            store._fail(error)
+        return store
+
+    @property
+    def up(self) -> bool:
+        return self._last_error is None
+
+    @property
+    def last_error(self) -> str | None:
+        """Why `up` is False: one line with what to do; None while it is True."""
+        return self._last_error
+
+    @property
+    def fingerprint_key(self) -> bytes:
+        key = self._configured_key or self._generated_key
+        assert key is not None  # noqa: S101 - opening sets one
+        return key
+
+    def statuses(self) -> Mapping[str, Status]:
+        with self._memory:
+            if self._view is None:
+                self._view = MappingProxyType(dict(self._statuses))
+            return self._view
+
+    def status(self, name: str) -> Status | None:
+        with self._memory:
+            return self._statuses.get(name)
+
+    def update(self, name: str, change: Change) -> Status:
+        return self._record(name, change)
+
+    def begin(self, attempt: Attempt, change: Change) -> Status:
+        return self._record(attempt.target, change, attempt)
+
+    def finish(self, attempt: Attempt, change: Change) -> Status:
+        status = self._record(attempt.target, change, attempt)
+        self._running.discard(attempt.id)
+        return status
+
+    def attempt(self, id: str) -> Attempt | None:
+        with self._memory:
+            remembered = self._attempts.get(id)
+        if remembered is not None:
+            return remembered
+        return self._ask(lambda: self._database.attempt(id))
+
+    def attempts(self, target: str | None = None, limit: int = 100) -> Sequence[Attempt]:
+        stored = self._ask(lambda: self._database.attempts(target, limit)) or ()
+        with self._memory:
+            remembered = [a for a in self._attempts.values() if target in (None, a.target)]
+        known = {attempt.id: attempt for attempt in (*stored, *remembered)}
+        return sorted(known.values(), key=lambda a: (a.started_at, a.id), reverse=True)[:limit]
+
+    def orphans(self) -> Sequence[Attempt]:
+        stored = self._ask(self._database.open_attempts) or ()
+        return [attempt for attempt in stored if attempt.id not in self._running]
+
+    def prune(self, before: datetime) -> int:
+        with self._memory:
+            ended = [a for a in self._attempts.values() if a.ended_at and a.ended_at < before]
+            for attempt in ended:
+                self._forget(attempt)
+        stored = self._ask(lambda: self._database.prune(before))
+        return len(ended) if stored is None else stored
+
+    def retry(self) -> None:
+        """Write what could not be written, if it is time, and notice a file that went away.
+
+        The tick calls this; it costs nothing while all is well.
+        """
+        if not self._database.read_only:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left, if that is possible now, and let go of the database."""
+        with self._disk:
+            if self._closed:
+                return
+            self._closed = True
+            if self._unwritten_targets or self._unwritten_attempts:
+                self._try_to_write()
+            self._database.close()
+
+    def _record(self, name: str, change: Change, attempt: Attempt | None = None) -> Status:
+        if self._database.read_only:
+            raise StateError(f"state {self._database} was opened for reading only")
+        with self._memory:
+            status = change(self._statuses.get(name))
+            self._statuses[name] = status
+            self._view = None
+            self._unwritten_targets.add(name)
+            if attempt is not None:
+                self._remember(attempt)
+        self._flush()
+        return status
+
+    def _remember(self, attempt: Attempt) -> None:
+        self._attempts.pop(attempt.id, None)
+        self._attempts[attempt.id] = attempt
+        self._unwritten_attempts.add(attempt.id)
+        if attempt.ended_at is None:
+            self._running.add(attempt.id)
+        if len(self._attempts) > REMEMBERED_ATTEMPTS:
+            self._forget(next(iter(self._attempts.values())))
+
+    def _forget(self, attempt: Attempt) -> None:
+        del self._attempts[attempt.id]
+        self._unwritten_attempts.discard(attempt.id)
+
+    def _flush(self) -> None:
+        with self._disk:
+            waiting = not self.up and self._clock.monotonic() < self._try_again_at
+            if not self._closed and not waiting:
+                self._try_to_write()
+
+    def _try_to_write(self) -> None:
+        try:
+            if not self._database.connected:
+                self._connect()
+            self._write()
+        except StateError as error:
+            self._fail(error)
+        else:
+            self._last_error = None
+
+    def _write(self) -> None:
+        """Write all that is unwritten; whatever fails stays so."""
+        with self._memory:
+            names, ids = self._unwritten_targets, self._unwritten_attempts
+            self._unwritten_targets, self._unwritten_attempts = set(), set()
+            statuses = [self._statuses[name] for name in names]
+            attempts = [self._attempts[i] for i in ids]
+        if self.up and not statuses and not attempts:
+            self._database.check_in_place()  # another thread wrote ours along with its own
+            return
+        try:
+            self._database.write(statuses, attempts)
+        except BaseException:
+            with self._memory:
+                self._unwritten_targets |= names
+                self._unwritten_attempts |= ids & self._attempts.keys()
+            raise
+
+    def _connect(self) -> None:
+        """Open the database and agree with it: memory is newer than whatever stands there."""
+        self._generated_key, stored = self._database.connect(self._generated_key)
+        with self._memory:
+            self._unwritten_targets.update(self._statuses)
+            self._unwritten_attempts.update(self._attempts)
+            self._statuses = stored | self._statuses
+            self._view = None
+
+    def _fail(self, error: StateError) -> None:
+        self._last_error = error.message
+        self._try_again_at = self._clock.monotonic() + RETRY_SECONDS
+
+    def _ask(self, query: Callable[[], T]) -> T | None:
+        """What the database says, or None while it is away."""
+        with self._disk:
+            if not self.up or self._closed:
+                return None
+            try:
+                return query()
+            except StateError as error:
+                self._fail(error)
+                return None
