@@ -1,0 +1,1 @@
+"""Where credentials are written to: one file a kind."""
