@@ -1,0 +1,285 @@
+"""The use case: obtain, verify, publish, record."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from random import Random
+
+from refresher import policy, record
+from refresher.clock import Clock
+from refresher.errors import Failure, FailureReason, Forbidden, Interrupted, InvalidResponse
+from refresher.held import Held
+from refresher.model import (
+    Actor,
+    Attempt,
+    DueReason,
+    FailureRecord,
+    Hand,
+    HeldCredential,
+    Observer,
+    Outcome,
+    Proof,
+    Publisher,
+    SecretRef,
+    SecretStatus,
+    Stage,
+    StageTime,
+    Status,
+    Store,
+    Target,
+    Verdict,
+    Verifier,
+    check_publishable,
+    fingerprint,
+)
+
+#: Failures after which nobody can say whether the credential is good.
+_NO_VERDICT = (FailureReason.UNAVAILABLE, FailureReason.TIMEOUT, FailureReason.THROTTLED)
+_REFUSED = (Verdict.UNAUTHORIZED, Verdict.FORBIDDEN)
+
+
+@dataclass(slots=True)
+class _Job:
+    """One attempt while it runs."""
+
+    target: Target
+    attempt: Attempt
+    #: The status before the attempt was opened.
+    before: Status
+    #: The credential in hand that serves it; None where one must be obtained.
+    held: HeldCredential | None
+    issued: bool = False
+    proof: Proof | None = None
+    written: list[SecretRef] = field(default_factory=list)
+    unwritten: dict[SecretRef, Failure] = field(default_factory=dict)
+    stages: list[StageTime] = field(default_factory=list)
+    #: The stage that runs.
+    stage: Stage = Stage.SOURCE
+
+
+class Refresher:
+    """Runs attempts. One object serves all workers and keeps nothing of a target itself."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        held: Held,
+        verifier: Verifier,
+        publishers: Mapping[str, Publisher],
+        clock: Clock,
+        rng: Random,
+        stopping: threading.Event,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self._store = store
+        self._held = held
+        self._verifier = verifier
+        self._publishers = publishers
+        self._clock = clock
+        self._rng = rng
+        self._stopping = stopping
+        self._observers = observers
+
+    def attempt(self, target: Target, reason: DueReason, actor: Actor, id: str) -> Attempt:
+        """Run one attempt to its end and record it. A failure is in the answer, never raised."""
+        job = self._open(target, reason, actor, id)
+        try:
+            held = self._obtain(job)
+            self._prove(job, held)
+            writes = _writes(job, held)
+            if not writes:
+                return self._close(job, Outcome.CHECKED)
+            self._publish(job, held, writes)
+        except Failure as failure:
+            return self._close(job, Outcome.FAILED, failure)
+        except Exception as error:  # noqa: BLE001 - our own bug must fail one attempt, not the loop
+            return self._close(job, Outcome.FAILED, _bug(error))
+        return self._close(job, Outcome.REFRESHED)
+
+    # --- stages --------------------------------------------------------------------------------
+
+    def _obtain(self, job: _Job) -> HeldCredential:
+        """The credential in hand, or a newly issued one."""
+        if job.held is not None:
+            return job.held
+        with self._stage(job, Stage.SOURCE):
+            now = self._clock.now()
+            credential = job.target.source.obtain(now)
+            check_publishable(credential, now)
+        stale_at = policy.stale_at(credential, job.target.policy, job.before.learnt_life, self._rng)
+        mark = fingerprint(self._store.fingerprint_key, credential.password)
+        job.held = HeldCredential(credential, mark, stale_at)
+        job.issued = True
+        if job.target.renewable:
+            self._held.put(job.target.source.share_key, job.held)
+        return job.held
+
+    def _prove(self, job: _Job, held: HeldCredential) -> None:
+        """Prove the credential, or find that it may go out unproved."""
+        known = self._held.proof(held, job.target)
+        proof_for = job.target.policy.proof_for
+        if known is not None and self._clock.now() - known.verified_at < proof_for:
+            job.proof = known
+            return
+        try:
+            with self._stage(job, Stage.VERIFY):
+                job.proof = self._verifier.verify(
+                    job.target.registry, held.credential, job.target.image
+                )
+        except Failure as failure:
+            if _may_go_unproved(job, held, failure, self._clock.now()):
+                return
+            raise self._judged(job, held, failure) from failure
+        self._held.remember(held, job.target, job.proof)
+
+    def _judged(self, job: _Job, held: HeldCredential, failure: Failure) -> Failure:
+        """The failure with what it means here: a new credential refused alike is `forbidden`."""
+        if failure.reason is not FailureReason.UNAUTHORIZED:
+            return failure
+        self._held.refuse(held.fingerprint)
+        refused = {s.fingerprint for s in job.before.secrets if s.verdict in _REFUSED}
+        if not job.target.renewable or not refused - {held.fingerprint}:
+            return failure
+        return Forbidden(
+            f"{job.target.registry.host} refused a newly issued credential like the one before,"
+            f" so issuing more does not help: {failure.message}"
+        )
+
+    def _publish(self, job: _Job, held: HeldCredential, writes: Sequence[SecretRef]) -> None:
+        """Write to each secret; the first failure is raised once all were tried."""
+        credential = held.credential
+        with self._stage(job, Stage.PUBLISH):
+            for ref in writes:
+                self._refuse_when_stopping()
+                check_publishable(credential, self._clock.now())
+                publisher = self._publishers[ref.account]
+                try:
+                    publisher.publish(ref, credential.password, job.target.default_exposed)
+                except Failure as failure:
+                    job.unwritten[ref] = failure
+                else:
+                    job.written.append(ref)
+        if job.unwritten:
+            raise next(iter(job.unwritten.values()))
+
+    @contextmanager
+    def _stage(self, job: _Job, stage: Stage) -> Iterator[None]:
+        """Time a stage; none starts once we are stopping."""
+        job.stage = stage
+        self._refuse_when_stopping()
+        started = self._clock.monotonic()
+        try:
+            yield
+        finally:
+            job.stages.append(StageTime(stage, self._clock.monotonic() - started))
+
+    def _refuse_when_stopping(self) -> None:
+        if self._stopping.is_set():
+            raise Interrupted("refresher was told to stop before the attempt had ended")
+
+    # --- record --------------------------------------------------------------------------------
+
+    def _open(self, target: Target, reason: DueReason, actor: Actor, id: str) -> _Job:
+        now = self._clock.now()
+        before = self._store.status(target.name) or record.adopted(target, None, now)
+        hand = self._held.hand(target, before)
+        held = policy.in_hand(target, before, hand, reason, now)
+        attempt = Attempt(
+            id=id,
+            target=target.name,
+            actor=actor,
+            reason=reason,
+            started_at=now,
+            fingerprint_before=before.secret(target.secrets[0]).fingerprint,
+        )
+        issues = target.renewable and held is None
+        self._store.begin(
+            attempt, lambda status: record.opened(target, status or before, attempt, issues)
+        )
+        return _Job(target, attempt, before, held)
+
+    def _close(self, job: _Job, outcome: Outcome, failure: Failure | None = None) -> Attempt:
+        now = self._clock.now()
+        attempt = replace(
+            job.attempt,
+            ended_at=now,
+            outcome=outcome,
+            failure=None if failure is None else FailureRecord.of(failure, job.stage, now),
+            stages=tuple(job.stages),
+            fingerprint_after=_after(job),
+            verified=job.proof is not None,
+        )
+        result = record.Result(
+            target=job.target,
+            before=job.before,
+            attempt=attempt,
+            held=job.held,
+            issued=job.issued,
+            proof=job.proof,
+            written=tuple(job.written),
+            unwritten=job.unwritten,
+            failure=failure,
+        )
+        hand = Hand(standing=job.held, newest=job.held)
+        status = self._store.finish(
+            attempt, lambda status: record.closed(result, status or job.before, hand, self._rng)
+        )
+        for observer in self._observers:
+            observer(job.target, status, attempt)
+        return attempt
+
+
+# --- decisions ---------------------------------------------------------------------------------
+
+
+def _writes(job: _Job, held: HeldCredential) -> list[SecretRef]:
+    """The secrets that do not hold the credential; all where a person or a new config wants it."""
+    before, target = job.before, job.target
+    if before.trigger is not None or before.digest != target.digest:
+        return list(target.secrets)
+    return [ref for ref in target.secrets if _needs(before.secret(ref), held)]
+
+
+def _needs(secret: SecretStatus, held: HeldCredential) -> bool:
+    return secret.fingerprint != held.fingerprint or secret.drifted
+
+
+def _may_go_unproved(job: _Job, held: HeldCredential, failure: Failure, now: datetime) -> bool:
+    """Whether what stands in fal is worse than a new credential that nobody could judge."""
+    if failure.reason not in _NO_VERDICT or job.target.verify_always:
+        return False
+    if not job.target.renewable or held.refused:
+        return False
+    return all(_known_bad(job.before.secret(ref), held, now) for ref in job.target.secrets)
+
+
+def _known_bad(secret: SecretStatus, held: HeldCredential, now: datetime) -> bool:
+    """Whether we published the secret's value ourselves and it is expired or refused."""
+    if secret.fingerprint is None or secret.fingerprint == held.fingerprint:
+        return False
+    expired = secret.expires_at is not None and secret.expires_at <= now
+    return expired or secret.verdict is Verdict.UNAUTHORIZED
+
+
+def _bug(error: Exception) -> Failure:
+    """A fault of ours as a failure: where it is, without its words, which may hold a value."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "refresher"
+    return InvalidResponse(
+        f"an unexpected {type(error).__name__} at {where}; this is a bug in refresher, report it"
+    )
+
+
+def _after(job: _Job) -> str | None:
+    """The fingerprint that stands in the first secret once the attempt has ended."""
+    first = job.target.secrets[0]
+    if job.held is not None and first in job.written:
+        return job.held.fingerprint
+    return job.attempt.fingerprint_before
