@@ -21,6 +21,7 @@ RefresherError              anything that a person reads: one line, what, where,
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import ClassVar
@@ -41,6 +42,18 @@ class FailureReason(StrEnum):
     INVALID_CREDENTIAL = "invalid_credential"
     CONFIG = "config"
     INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One step of a verification: what it was, whether it held, and the peer's own words."""
+
+    #: Such as `key`, `exchange`, `certificate`, `login`, `pull`.
+    name: str
+    #: None where it could not be judged.
+    ok: bool | None
+    #: One scrubbed line.
+    words: str = ""
 
 
 class RefresherError(Exception):
@@ -77,10 +90,18 @@ class Failure(RefresherError):
     #: Whether the same call may succeed later with nothing changed by a person.
     waiting_helps: ClassVar[bool] = True
 
-    def __init__(self, message: str, *, retry_after: timedelta | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: timedelta | None = None,
+        layers: tuple[Layer, ...] = (),
+    ) -> None:
         super().__init__(message)
         #: How long the peer asked us to stay away, if it did.
         self.retry_after = retry_after
+        #: How far a verification came.
+        self.layers = layers
 
 
 class Unauthorized(Failure):

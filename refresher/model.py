@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NoReturn, Protocol
 
-from refresher.errors import Failure, FailureReason, InvalidCredential
+from refresher.errors import Failure, FailureReason, InvalidCredential, Layer
 
 
 class SecretValue:
@@ -217,6 +217,13 @@ class Proof:
     pull: Pull | None = None
     #: The reason in words where `pull` is not ok.
     pull_message: str | None = None
+    #: The end of the credential's life, where only the verification could tell it.
+    expires_at: datetime | None = None
+    #: Pulls that the registry still allows in its window, and how many that window has.
+    pulls_remaining: int | None = None
+    pulls_limit: int | None = None
+    #: The steps of the verification and what each of them said.
+    layers: tuple[Layer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +340,15 @@ class Status:
     source_value: str | None = None
     #: Fingerprint of the source's value when it was last judged.
     source_fingerprint: str | None = None
+    #: When the registry last judged that value.
+    source_judged_at: datetime | None = None
+    #: The steps of the last verification, whether it succeeded or not.
+    layers: tuple[Layer, ...] = ()
+    #: Pulls that the registry still allowed when it was last asked, and out of how many.
+    pulls_remaining: int | None = None
+    pulls_limit: int | None = None
+    #: The last expiry warning that was given: how far ahead it is due.
+    warned: timedelta | None = None
     #: Attempt that is under way; found at start it was interrupted.
     attempt: str | None = None
 
@@ -482,7 +498,10 @@ class Target:
     image: ImageRef | None
     secrets: tuple[SecretRef, ...]
     source: Source
+    verifier: Verifier
     policy: Policy
+    #: User name that fal sends along with the secret.
+    username: str = ""
     #: Identity of source, registry, principal, username, secret, environments and account.
     digest: str
     #: Never publish what could not be proved, whatever stands in fal.

@@ -188,14 +188,39 @@ def _with_secrets(result: Result, status: Status) -> Status:
         return status
     held = result.held
     refs = result.target.secrets
-    changed = replace(
-        status,
-        secrets=tuple(_secret(result, held, status.secret(ref)) for ref in refs),
-        image_pullable=_pullable(result.proof, status.image_pullable),
+    changed = _with_findings(
+        result,
+        replace(status, secrets=tuple(_secret(result, held, status.secret(ref)) for ref in refs)),
     )
-    if result.target.renewable:
-        return changed
-    return replace(changed, source_value=_source_value(result), source_fingerprint=held.fingerprint)
+    return changed if result.target.renewable else _with_source_value(result, held, changed)
+
+
+def _with_findings(result: Result, status: Status) -> Status:
+    """What the verification found besides its verdict."""
+    proof, failure = result.proof, result.failure
+    if proof is None:
+        layers = failure.layers if failure is not None and failure.layers else status.layers
+        return replace(status, layers=layers)
+    return replace(
+        status,
+        image_pullable=_pullable(proof, status.image_pullable),
+        layers=proof.layers,
+        pulls_remaining=proof.pulls_remaining,
+        pulls_limit=proof.pulls_limit,
+    )
+
+
+def _with_source_value(result: Result, held: HeldCredential, status: Status) -> Status:
+    """What became of a static source's present value."""
+    refused = _refusal(result) is Verdict.UNAUTHORIZED
+    if result.proof is None and not refused:
+        return replace(status, source_value=None, source_fingerprint=held.fingerprint)
+    return replace(
+        status,
+        source_value="rejected" if refused else "ok",
+        source_fingerprint=held.fingerprint,
+        source_judged_at=result.ended_at,
+    )
 
 
 def _secret(result: Result, held: HeldCredential, secret: SecretStatus) -> SecretStatus:
@@ -214,7 +239,7 @@ def _published(result: Result, held: HeldCredential, ref: SecretRef) -> SecretSt
         ref=ref,
         fingerprint=held.fingerprint,
         issued_at=held.credential.issued_at,
-        expires_at=held.credential.expires_at,
+        expires_at=_expiry(result, held.credential.expires_at),
         refresh_at=held.refresh_at,
         published_at=result.ended_at,
         proved=result.proof is not None,
@@ -224,9 +249,20 @@ def _published(result: Result, held: HeldCredential, ref: SecretRef) -> SecretSt
 def _judged(result: Result, secret: SecretStatus) -> SecretStatus:
     """The verdict on a published credential. Failures of other stages never touch it."""
     if result.proof is not None:
-        return replace(secret, verdict=Verdict.ACCEPTED, verified_at=result.proof.verified_at)
+        return replace(
+            secret,
+            verdict=Verdict.ACCEPTED,
+            verified_at=result.proof.verified_at,
+            expires_at=_expiry(result, secret.expires_at),
+        )
     refusal = _refusal(result)
     return secret if refusal is None else replace(secret, verdict=refusal)
+
+
+def _expiry(result: Result, told: datetime | None) -> datetime | None:
+    """The end of life: as the verification found it, else as the source told it."""
+    found = result.proof.expires_at if result.proof is not None else None
+    return found or told
 
 
 def _refusal(result: Result) -> Verdict | None:
@@ -257,13 +293,7 @@ def _learnt_life(result: Result, status: Status) -> timedelta | None:
     return max(now - credential.issued_at, result.target.policy.guard_floor)
 
 
-def _source_value(result: Result) -> str:
-    if _refusal(result) is Verdict.UNAUTHORIZED:
-        return "rejected"
-    return "ok" if result.proof is not None else "unchanged"
-
-
-def _pullable(proof: Proof | None, before: bool | None) -> bool | None:
-    if proof is None or proof.pull is Pull.UNKNOWN:
+def _pullable(proof: Proof, before: bool | None) -> bool | None:
+    if proof.pull is Pull.UNKNOWN:
         return before
     return None if proof.pull is None else proof.pull is Pull.OK

@@ -34,7 +34,6 @@ from refresher.model import (
     Store,
     Target,
     Verdict,
-    Verifier,
     check_publishable,
     fingerprint,
 )
@@ -71,7 +70,6 @@ class Refresher:
         *,
         store: Store,
         held: Held,
-        verifier: Verifier,
         publishers: Mapping[str, Publisher],
         clock: Clock,
         rng: Random,
@@ -80,7 +78,6 @@ class Refresher:
     ) -> None:
         self._store = store
         self._held = held
-        self._verifier = verifier
         self._publishers = publishers
         self._clock = clock
         self._rng = rng
@@ -124,13 +121,14 @@ class Refresher:
     def _prove(self, job: _Job, held: HeldCredential) -> None:
         """Prove the credential, or find that it may go out unproved."""
         known = self._held.proof(held, job.target)
-        proof_for = job.target.policy.proof_for
+        # A check must find an older proof too old, however short its interval is.
+        proof_for = min(job.target.policy.proof_for, policy.verify_interval(job.target) / 2)
         if known is not None and self._clock.now() - known.verified_at < proof_for:
             job.proof = known
             return
         try:
             with self._stage(job, Stage.VERIFY):
-                job.proof = self._verifier.verify(
+                job.proof = job.target.verifier.verify(
                     job.target.registry, held.credential, job.target.image
                 )
         except Failure as failure:

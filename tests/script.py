@@ -111,7 +111,6 @@ class Bench:
         self.refresher = Refresher(
             store=self.store,
             held=self.held,
-            verifier=self.judge,
             publishers={"default": self.vault},
             clock=clock,
             rng=Random(7),
@@ -129,6 +128,7 @@ class Bench:
             image=None,
             secrets=tuple(SecretRef("default", env, "AWS_ECR_PASSWORD") for env in environments),
             source=self.issuer,
+            verifier=self.judge,
             policy=Policy(),
             digest="v1",
         )
