@@ -1,0 +1,227 @@
+"""What API, page, metrics and `status` show of targets and attempts. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, TypedDict
+
+from refresher import policy, record
+from refresher.errors import FailureReason
+from refresher.model import (
+    Actor,
+    Attempt,
+    DueReason,
+    FailureRecord,
+    Life,
+    Outcome,
+    SecretStatus,
+    Stage,
+    Status,
+    Target,
+)
+
+#: RFC 3339 in UTC with whole seconds, as `date`, `jq` and kubectl read and write it.
+Time = Annotated[str, "date-time"]
+
+
+class FailureView(TypedDict):
+    """A failure: when, at which stage, why, and in words."""
+
+    at: Time
+    stage: Stage
+    reason: FailureReason
+    message: str
+
+
+class SecretView(TypedDict):
+    """One fal secret of a target."""
+
+    account: str
+    environment: str
+    name: str
+    published_at: Time | None
+    issued_at: Time | None
+    expires_at: Time | None
+    fingerprint: str | None
+    valid: bool | None
+    last_failure: FailureView | None
+
+
+class TargetView(TypedDict):
+    """One target; its own fields are the worst over its secrets, null while unknown."""
+
+    name: str
+    source: str
+    renewable: bool
+    registry: str
+    enabled: bool
+    paused: bool
+    state: Life
+    valid: bool | None
+    proved: bool | None
+    image_pullable: bool | None
+    issued_at: Time | None
+    expires_at: Time | None
+    refresh_at: Time | None
+    verified_at: Time | None
+    next_attempt_at: Time | None
+    last_success_at: Time | None
+    last_attempt_at: Time | None
+    consecutive_failures: int
+    last_failure: FailureView | None
+    source_value: str | None
+    secrets: list[SecretView]
+
+
+class StageView(TypedDict):
+    """How long one stage took."""
+
+    stage: Stage
+    seconds: float
+
+
+class AttemptView(TypedDict):
+    """One attempt; `outcome` is null while it runs."""
+
+    id: str
+    target: str
+    actor: Actor
+    reason: DueReason
+    started_at: Time
+    ended_at: Time | None
+    outcome: Outcome | None
+    failure: FailureView | None
+    stages: list[StageView]
+    fingerprint_before: str | None
+    fingerprint_after: str | None
+    verified: bool
+
+
+def timestamp(at: datetime) -> Time:
+    """RFC 3339 in UTC; a part of a second is cut off, so that no end is shown too late."""
+    return f"{at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
+
+
+def with_status(
+    targets: Mapping[str, Target], statuses: Mapping[str, Status], now: datetime
+) -> list[tuple[Target, Status]]:
+    """Every configured target with its status, a blank one before its first tick."""
+    return [
+        (target, statuses.get(name) or record.adopted(target, None, now))
+        for name, target in targets.items()
+    ]
+
+
+def target_view(target: Target, status: Status, now: datetime) -> TargetView:
+    """What stands for a target and what comes next, as `GET /api/v1/targets` answers it."""
+    secrets = [status.secret(ref) for ref in target.secrets]
+    return {
+        "name": target.name,
+        "source": target.kind,
+        "renewable": target.renewable,
+        "registry": target.registry.host,
+        "enabled": target.enabled,
+        "paused": status.paused,
+        "state": policy.life(target, status, now),
+        "valid": policy.valid(target, status, now),
+        "proved": _worst(_proved(secret) for secret in secrets),
+        "image_pullable": status.image_pullable,
+        "issued_at": _time(issued_at(target, status)),
+        "expires_at": _time(expires_at(target, status)),
+        "refresh_at": _time(_earliest(secret.refresh_at for secret in secrets)),
+        "verified_at": _time(_earliest(secret.verified_at for secret in secrets)),
+        "next_attempt_at": _time(next_attempt_at(target, status)),
+        "last_success_at": _time(status.last_success_at),
+        "last_attempt_at": _time(status.last_attempt_at),
+        "consecutive_failures": status.consecutive_failures,
+        "last_failure": _failure_view(status.last_failure),
+        "source_value": status.source_value,
+        "secrets": [_secret_view(target, status, secret, now) for secret in secrets],
+    }
+
+
+def attempt_view(attempt: Attempt) -> AttemptView:
+    """One attempt, as the history shows it."""
+    return {
+        "id": attempt.id,
+        "target": attempt.target,
+        "actor": attempt.actor,
+        "reason": attempt.reason,
+        "started_at": timestamp(attempt.started_at),
+        "ended_at": _time(attempt.ended_at),
+        "outcome": attempt.outcome,
+        "failure": _failure_view(attempt.failure),
+        "stages": [{"stage": stage.stage, "seconds": stage.seconds} for stage in attempt.stages],
+        "fingerprint_before": attempt.fingerprint_before,
+        "fingerprint_after": attempt.fingerprint_after,
+        "verified": attempt.verified,
+    }
+
+
+def issued_at(target: Target, status: Status) -> datetime | None:
+    """When the oldest of the target's published credentials was issued."""
+    return _earliest(status.secret(ref).issued_at for ref in target.secrets)
+
+
+def expires_at(target: Target, status: Status) -> datetime | None:
+    """When the first of the target's published credentials ends, as told or as learnt."""
+    return _earliest(secret_expires_at(status.secret(ref), status) for ref in target.secrets)
+
+
+def secret_expires_at(secret: SecretStatus, status: Status) -> datetime | None:
+    """When what stands in one secret ends, as told or as learnt."""
+    return policy.ends_at(secret, status.learnt_life)
+
+
+def next_attempt_at(target: Target, status: Status) -> datetime | None:
+    """When the target is looked at again; None while it is parked."""
+    if not target.enabled:
+        return None
+    if status.trigger is not None:
+        return status.trigger.at
+    return None if status.paused else status.next_attempt_at
+
+
+def _secret_view(target: Target, status: Status, secret: SecretStatus, now: datetime) -> SecretView:
+    return {
+        "account": secret.ref.account,
+        "environment": secret.ref.environment,
+        "name": secret.ref.name,
+        "published_at": _time(secret.published_at),
+        "issued_at": _time(secret.issued_at),
+        "expires_at": _time(secret_expires_at(secret, status)),
+        "fingerprint": secret.fingerprint,
+        "valid": policy.secret_valid(target, secret, now),
+        "last_failure": _failure_view(secret.last_failure),
+    }
+
+
+def _failure_view(failure: FailureRecord | None) -> FailureView | None:
+    if failure is None:
+        return None
+    return {
+        "at": timestamp(failure.at),
+        "stage": failure.stage,
+        "reason": failure.reason,
+        "message": failure.message,
+    }
+
+
+def _time(at: datetime | None) -> Time | None:
+    return None if at is None else timestamp(at)
+
+
+def _earliest(times: Iterable[datetime | None]) -> datetime | None:
+    return min((time for time in times if time is not None), default=None)
+
+
+def _proved(secret: SecretStatus) -> bool | None:
+    return None if secret.fingerprint is None else secret.proved
+
+
+def _worst(answers: Iterable[bool | None]) -> bool | None:
+    given = set(answers)
+    if False in given:
+        return False
+    return None if None in given else True
