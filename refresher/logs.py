@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
@@ -14,15 +14,26 @@ from refresher.model import Attempt, Life, Outcome, Status, Target
 #: Third-party loggers print requests, some with credentials, at debug level: never below this.
 _OTHERS_LEVEL = logging.WARNING
 
+_NOISY = {
+    # It warns of each tick that finds the last one still at work, which is no news.
+    "apscheduler": logging.ERROR,
+    # It logs AWS's own words with a traceback where a session could not be had; we say why.
+    "botocore": logging.CRITICAL,
+}
+
 _log = structlog.get_logger("refresher")
 
 
-def configure(log_format: str = "auto", *, debug: bool = False) -> None:
+def configure(
+    log_format: str = "auto", *, debug: bool = False, stream: TextIO | None = None
+) -> None:
     """Set up logging of the process. `log_format` is `console`, `json` or `auto`.
 
-    A service's log goes to standard output, where containers look for it.
+    A service's log goes to standard output, where containers look for it; a command that prints
+    its result there gives another `stream`.
     """
-    as_json = log_format == "json" or (log_format == "auto" and not sys.stdout.isatty())
+    stream = stream or sys.stdout
+    as_json = log_format == "json" or (log_format == "auto" and not stream.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -37,20 +48,20 @@ def configure(log_format: str = "auto", *, debug: bool = False) -> None:
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if as_json
-        else structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), pad_event_to=0)
+        else structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=0)
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_OTHERS_LEVEL)
     logging.getLogger("refresher").setLevel(logging.DEBUG if debug else logging.INFO)
-    # It warns of each tick that finds the last one still at work, which is no news.
-    logging.getLogger("apscheduler").setLevel(logging.ERROR)
+    for name, level in _NOISY.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def event(name: str, **fields: Any) -> None:

@@ -989,3 +989,10 @@ def test_without_its_driver_postgresql_is_refused_with_the_cure() -> None:
     last = run.stderr.strip().splitlines()[-1]
     assert last.endswith("needs the package psycopg; install refresher[postgres]")
     assert "hunter2" not in run.stderr
+
+
+def test_a_store_in_memory_takes_writes_from_any_thread(clock: ManualClock) -> None:
+    """`sqlite://` serves dry runs, whose workers write from a pool."""
+    with closing(SqlStore.open("sqlite://", clock=clock)) as store, ThreadPoolExecutor(1) as pool:
+        pool.submit(store.update, "ecr", lambda old: old or blank()).result()
+        assert store.up

@@ -165,7 +165,12 @@ class Database:
                 connect_args={"connect_timeout": 3, "tcp_user_timeout": 5000},
             )
         if self._path is None:
-            return create_engine("sqlite://", poolclass=StaticPool, hide_parameters=True)
+            return create_engine(
+                "sqlite://",
+                connect_args={"check_same_thread": False},
+                poolclass=StaticPool,
+                hide_parameters=True,
+            )
         # Never mode=rwc: a file that SQLite made would have the wrong mode.
         uri = f"{self._path.absolute().as_uri()}?mode={'ro' if self.read_only else 'rw'}"
         return create_engine(

@@ -1,0 +1,212 @@
+"""The daemon: builds everything from the config, starts, waits, stops within a deadline."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from refresher import __version__, logs
+from refresher.api import Server, Services, build
+from refresher.clock import Clock, SystemClock
+from refresher.config import Config, is_loopback
+from refresher.deadline import CALL_SECONDS
+from refresher.engine import Engine
+from refresher.errors import ConfigError
+from refresher.metrics import Metrics
+from refresher.model import Actor, Attempt, Observer, Status, Target
+
+#: Seconds that running attempts get to end their stage after SIGTERM; a stage takes 8 at most.
+STOP_SECONDS = CALL_SECONDS + 1.0
+
+#: Seconds between two looks at the config file.
+WATCH_SECONDS = 5.0
+
+_MINUTE = 60.0
+_LISTING_SECONDS = 15 * _MINUTE
+
+#: Settings that are read once, at the start.
+_FIXED = ("listen", "state", "workers")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line adds to the configuration."""
+
+    #: The file that is watched for changes; None where there is none.
+    path: Path | None = None
+    #: Publish nothing and remember nothing.
+    dry_run: bool = False
+
+
+class Daemon:
+    """Keeps the targets of one configuration. `run` blocks until `stop` or a signal."""
+
+    def __init__(
+        self,
+        load: Callable[[], Config],
+        options: Options,
+        clock: Clock | None = None,
+        *,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        """`load` reads the configuration anew; `observers` hear of every finished attempt.
+
+        Raises `ConfigError`, and `StateError` where another process owns the state.
+        """
+        self._load = load
+        self._options = options
+        self._clock = clock or SystemClock()
+        self._config = load()
+        self._seen = _stamp(options.path)
+        self._watched_at = self._clock.monotonic()
+        self._wake = threading.Event()
+        self._signals: list[int] = []
+        self._stop = False
+        self._engine = Engine(
+            self._config,
+            clock=self._clock,
+            observers=[self._observe, *observers],
+            dry_run=options.dry_run,
+        )
+        self._metrics = Metrics(
+            store=self._engine.store,
+            targets=lambda: self._engine.targets,
+            health=self._engine.health,
+            skews=self._engine.skews,
+            clock=self._clock,
+            version=__version__,
+        )
+        self._metrics.config_read(self._clock.now(), successful=True)
+        self._server = Server(build(self._services()), *self._config.daemon.address)
+
+    @property
+    def url(self) -> str:
+        """Where the status page is."""
+        host = self._config.daemon.address[0]
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._server.port}"
+
+    def run(self) -> None:
+        """Keep the targets until told to stop; every attempt is then recorded whole."""
+        engine = self._engine
+        try:
+            self._server.start()
+            logs.event("daemon.started", version=__version__, url=self.url, **self._numbers())
+            engine.take_up()
+            engine.scheduler.start()
+            engine.scheduler.every(_MINUTE, lambda: engine.tidy(self._config))
+            engine.scheduler.every(_LISTING_SECONDS, engine.find_vanished)
+            while not self._stop:
+                self._wake.wait(1.0)
+                self._wake.clear()
+                self._turn()
+        finally:
+            self._end()
+
+    def stop(self) -> None:
+        """Ask `run` to return. Safe from any thread."""
+        self._stop = True
+        self._wake.set()
+
+    def reload(self) -> None:
+        """Read the configuration anew; a bad one changes nothing."""
+        try:
+            config = self._load()
+            self._engine.use(config)
+        except ConfigError as error:
+            self._metrics.config_read(self._clock.now(), successful=False)
+            for problem in error.problems:
+                logs.error("config.rejected", message=problem)
+            return
+        self._metrics.config_read(self._clock.now(), successful=True)
+        restart = [key for key in _FIXED if _differs(config, self._config, key)]
+        self._config = config
+        logs.event("config.reloaded", **self._numbers())
+        if restart:
+            logs.warning("config.restart_needed", keys=restart)
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Heed SIGTERM and SIGINT (stop), SIGHUP (reload) and SIGUSR1 (refresh all)."""
+        kinds = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+        before = {kind: signal.signal(kind, self._heed) for kind in kinds}
+        try:
+            yield
+        finally:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
+
+    def _heed(self, kind: int, _frame: FrameType | None) -> None:
+        if kind in (signal.SIGTERM, signal.SIGINT):
+            self.stop()
+            return
+        self._signals.append(kind)
+        self._wake.set()
+
+    def _turn(self) -> None:
+        """What the waiting thread looks after, a second at most after it is wanted."""
+        self._engine.scheduler.mind_the_clock()
+        while self._signals:
+            kind = self._signals.pop(0)
+            if kind == signal.SIGHUP:
+                self.reload()
+            else:
+                self._engine.control.refresh(list(self._engine.targets), Actor.SIGNAL)
+        if self._config_changed():
+            self.reload()
+
+    def _config_changed(self) -> bool:
+        now = self._clock.monotonic()
+        if now - self._watched_at < WATCH_SECONDS:
+            return False
+        self._watched_at = now
+        before, self._seen = self._seen, _stamp(self._options.path)
+        return before != self._seen
+
+    def _end(self) -> None:
+        ended = self._engine.close(STOP_SECONDS)
+        self._server.stop(1.0)
+        logs.event("daemon.stopped", clean=ended)
+
+    def _observe(self, target: Target, status: Status, attempt: Attempt) -> None:
+        self._metrics.observe(target, status, attempt)
+
+    def _services(self) -> Services:
+        engine, daemon = self._engine, self._config.daemon
+        return Services(
+            store=engine.store,
+            targets=lambda: engine.targets,
+            control=engine.control,
+            metrics=self._metrics,
+            health=engine.health,
+            clock=self._clock,
+            ready=self._not_ready,
+            api_token=daemon.api_token,
+            loopback=is_loopback(daemon.address[0]),
+        )
+
+    def _not_ready(self) -> str | None:
+        """The config is loaded and the state tried before anything is served."""
+        return None if self._engine.health.last_tick else "the first tick has not ended yet"
+
+    def _numbers(self) -> dict[str, int]:
+        return {"targets": len(self._engine.targets)}
+
+
+def _differs(new: Config, old: Config, key: str) -> bool:
+    return bool(getattr(new.daemon, key) != getattr(old.daemon, key))
+
+
+def _stamp(path: Path | None) -> tuple[int, ...] | None:
+    """What changes with the file, through symbolic links; None while it is away."""
+    if path is None:
+        return None
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return (stat.st_mtime_ns, stat.st_ino, stat.st_size)

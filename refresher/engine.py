@@ -1,0 +1,210 @@
+"""The parts of one process put together: targets, state, peers, refresher and scheduler."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from random import Random
+
+from refresher import listing, logs
+from refresher.clock import Clock, Skews
+from refresher.config import Account, Config
+from refresher.control import Control
+from refresher.health import Health
+from refresher.held import Held
+from refresher.model import (
+    ListedSecret,
+    Observer,
+    Publisher,
+    SecretRef,
+    SecretValue,
+    Status,
+    Target,
+)
+from refresher.publish.fal import FalPublisher
+from refresher.refresh import Refresher
+from refresher.registry import RegistryVerifier
+from refresher.scheduler import Scheduler, adopt, resume
+from refresher.sources.aws import AwsClients
+from refresher.state import SqlStore
+from refresher.targets import Parts, build
+
+
+class Engine:
+    """Everything that keeps targets, without a face to the outside.
+
+    Close it, or use it as a context manager.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock: Clock,
+        observers: Sequence[Observer] = (),
+        dry_run: bool = False,
+    ) -> None:
+        """`dry_run`: publish nothing and remember nothing.
+
+        Raises `ConfigError`, or `StateError` where another process owns the state.
+        """
+        self.clock = clock
+        self.skews = Skews()
+        self.stopping = threading.Event()
+        self._dry_run = dry_run
+        self._verifier = RegistryVerifier(
+            clock=clock, skews=self.skews, ca_bundle=config.daemon.ca_bundle
+        )
+        self._parts = Parts(clock, self.skews, AwsClients(), self._verifier)
+        self.targets: Mapping[str, Target] = build(config, self._parts)
+        self._publishers: dict[str, Publisher] = {}
+        self._accounts: dict[str, Account] = {}
+        self._channels: list[FalPublisher] = []
+        self._use_accounts(config)
+        self.store = _open_store(config, clock, dry_run)
+        self.held = Held()
+        self.health = Health(config.daemon.workers, clock.monotonic())
+        self.control = Control(self.store, lambda: self.targets, clock)
+        self.scheduler = Scheduler(
+            store=self.store,
+            targets=lambda: self.targets,
+            refresher=Refresher(
+                store=self.store,
+                held=self.held,
+                publishers=self._publishers,
+                clock=clock,
+                rng=Random(),  # noqa: S311 - jitter, not cryptography
+                stopping=self.stopping,
+                observers=[logs.attempt, *observers],
+            ),
+            held=self.held,
+            health=self.health,
+            clock=clock,
+            workers=config.daemon.workers,
+            deferred=_log_deferred,
+        )
+
+    def take_up(self) -> None:
+        """Pick up where an earlier process stopped, and say what a first publish overwrites."""
+        now = self.clock.now()
+        adopt(self.store, self.targets, now)
+        resume(self.store, self.targets, now)
+        self.announce_overwrites()
+
+    def use(self, config: Config) -> None:
+        """Keep the targets of another configuration from now on.
+
+        Raises `ConfigError`; then everything stays as it was.
+        """
+        targets = build(config, self._parts)
+        self._use_accounts(config)
+        adopt(self.store, targets, self.clock.now())
+        self.targets = targets
+
+    def announce_overwrites(self) -> None:
+        """Log what stands in fal and was not written by us, before the first publish."""
+        found = listing.overwrites(self._publishers, self.targets.values(), self.store.statuses())
+        for overwrite in found:
+            logs.warning(
+                "secret.will_be_overwritten",
+                target=overwrite.target,
+                secret=str(overwrite.ref),
+                present_since=_date(overwrite.found.created_time),
+            )
+
+    def find_vanished(self) -> None:
+        """Make due what we wrote and fal does not list any more."""
+        statuses = self.store.statuses()
+        kept = [statuses[name] for name in self.targets if name in statuses]
+        refs = [secret.ref for status in kept for secret in status.secrets]
+        there = listing.read(self._publishers, [r for r in refs if r.account in self._publishers])
+        for status in kept:
+            for ref in listing.vanished(there, status):
+                logs.warning("secret.vanished", target=status.name, secret=str(ref))
+                self.store.update(status.name, partial(_drifted, status, ref, self.clock.now()))
+
+    def tidy(self, config: Config) -> None:
+        """Forget what is not needed any more, and write what could not be written."""
+        statuses = self.store.statuses()
+        secrets = (secret for name in self.targets for secret in statuses[name].secrets)
+        self.held.keep_only({secret.fingerprint for secret in secrets if secret.fingerprint})
+        self.store.retry()
+        self.store.prune(self.clock.now() - config.daemon.history)
+
+    def close(self, seconds: float = 30.0) -> bool:
+        """Start no new stage, wait for running ones, let go of everything; whether all ended."""
+        self.stopping.set()
+        ended = self.scheduler.stop(seconds)
+        self.store.close()
+        self._verifier.close()
+        for channel in self._channels:
+            channel.close()
+        return ended
+
+    def _use_accounts(self, config: Config) -> None:
+        for name, account in config.accounts.items():
+            if self._accounts.get(name) == account:
+                continue
+            self._accounts[name] = account
+            channel = FalPublisher(
+                name,
+                account.key,
+                host=account.host,
+                tls=account.tls,
+                ca_bundle=config.daemon.ca_bundle,
+                clock=self.clock,
+            )
+            self._channels.append(channel)
+            self._publishers[name] = _Rehearsal(channel) if self._dry_run else channel
+
+
+@contextmanager
+def running(engine: Engine) -> Iterator[Engine]:
+    """The engine, closed with the block."""
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+class _Rehearsal:
+    """A publisher that says what it would write."""
+
+    def __init__(self, channel: FalPublisher) -> None:
+        self._channel = channel
+
+    def publish(self, ref: SecretRef, _value: SecretValue, default_exposed: bool | None) -> None:
+        """Write nothing."""
+        logs.event("dry_run.would_publish", secret=str(ref), exposed=default_exposed)
+
+    def listed(self, environment: str) -> Sequence[ListedSecret]:
+        return self._channel.listed(environment)
+
+
+def _open_store(config: Config, clock: Clock, dry_run: bool) -> SqlStore:
+    url = config.daemon.state_url(os.environ)
+    key = config.daemon.fingerprint_key
+    return SqlStore.open_or_memory(
+        "sqlite://" if dry_run else url.reveal(),
+        clock=clock,
+        fingerprint_key=None if key is None else key.read().reveal().encode(),
+    )
+
+
+def _drifted(known: Status, ref: SecretRef, now: datetime, old: Status | None) -> Status:
+    status = old or known
+    secrets = tuple(replace(s, drifted=True) if s.ref == ref else s for s in status.secrets)
+    return replace(status, secrets=secrets, next_attempt_at=min(status.next_attempt_at, now))
+
+
+def _log_deferred(target: Target, until: datetime) -> None:
+    logs.warning("issue.deferred_by_loop_guard", target=target.name, until=_date(until))
+
+
+def _date(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat(timespec="seconds")
