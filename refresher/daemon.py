@@ -27,6 +27,7 @@ STOP_SECONDS = CALL_SECONDS + 1.0
 WATCH_SECONDS = 5.0
 
 _MINUTE = 60.0
+_VALUE_SECONDS = 20.0
 _LISTING_SECONDS = 15 * _MINUTE
 
 #: Settings that are read once, at the start.
@@ -99,6 +100,8 @@ class Daemon:
             engine.take_up()
             engine.scheduler.start()
             engine.scheduler.every(_MINUTE, lambda: engine.tidy(self._config))
+            engine.scheduler.every(_MINUTE, engine.warn_of_expiry)
+            engine.scheduler.every(_VALUE_SECONDS, engine.watch_values)
             engine.scheduler.every(_LISTING_SECONDS, engine.find_vanished)
             while not self._stop:
                 self._wake.wait(1.0)

@@ -7,14 +7,15 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from random import Random
 
-from refresher import listing, logs
+from refresher import listing, logs, policy, record
 from refresher.clock import Clock, Skews
 from refresher.config import Account, Config
 from refresher.control import Control
+from refresher.errors import Failure
 from refresher.health import Health
 from refresher.held import Held
 from refresher.model import (
@@ -25,6 +26,7 @@ from refresher.model import (
     SecretValue,
     Status,
     Target,
+    fingerprint,
 )
 from refresher.publish.fal import FalPublisher
 from refresher.refresh import Refresher
@@ -128,6 +130,40 @@ class Engine:
                 logs.warning("secret.vanished", target=status.name, secret=str(ref))
                 self.store.update(status.name, partial(_drifted, status, ref, self.clock.now()))
 
+    def watch_values(self) -> None:
+        """Make due what has another value than was last read; a bad one waits for its retry."""
+        for target, status in self._static():
+            mark = self._mark(target)
+            unread = mark is None and status.last_failure is None
+            if unread or (mark is not None and mark != status.source_fingerprint):
+                self.store.update(target.name, partial(_value_changed, status, self.clock.now()))
+
+    def warn_of_expiry(self) -> None:
+        """Announce the end of what only a person can replace, once for each step."""
+        now = self.clock.now()
+        for target, status in self._static():
+            ahead = policy.warning(target, status, now)
+            left = policy.life_left(target, status, now)
+            if ahead is not None and left is not None:
+                logs.warning("credential.expires", target=target.name, days_left=left.days)
+                self.store.update(target.name, partial(_warned, status, ahead))
+
+    def _static(self) -> list[tuple[Target, Status]]:
+        statuses = self.store.statuses()
+        return [
+            (target, statuses[name])
+            for name, target in self.targets.items()
+            if target.enabled and not target.renewable and name in statuses
+        ]
+
+    def _mark(self, target: Target) -> str | None:
+        """Fingerprint of what the source holds now; None where it holds nothing usable."""
+        try:
+            credential = target.source.obtain(self.clock.now())
+        except Failure:
+            return None
+        return fingerprint(self.store.fingerprint_key, credential.password)
+
     def tidy(self, config: Config) -> None:
         """Forget what is not needed any more, and write what could not be written."""
         statuses = self.store.statuses()
@@ -200,6 +236,14 @@ def _drifted(known: Status, ref: SecretRef, now: datetime, old: Status | None) -
     status = old or known
     secrets = tuple(replace(s, drifted=True) if s.ref == ref else s for s in status.secrets)
     return replace(status, secrets=secrets, next_attempt_at=min(status.next_attempt_at, now))
+
+
+def _value_changed(known: Status, now: datetime, old: Status | None) -> Status:
+    return record.value_changed(old or known, now)
+
+
+def _warned(known: Status, ahead: timedelta, old: Status | None) -> Status:
+    return replace(old or known, warned=ahead)
 
 
 def _log_deferred(target: Target, until: datetime) -> None:

@@ -3,7 +3,8 @@
 RefresherError              anything that a person reads: one line, what, where, what to do
 ├── ConfigError             the configuration cannot be used; holds every problem found
 ├── StateError              the state cannot be opened or has another owner
-├── DaemonError             no daemon answered, or it refused
+├── DaemonError             no daemon answered
+│   └── DaemonRefused       it answered, and refused
 └── Failure                 one stage of one attempt failed
     ├── Unauthorized        wrong, expired or revoked
     ├── Forbidden           the credential is good and lacks the permission
@@ -22,7 +23,7 @@ RefresherError              anything that a person reads: one line, what, where,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import ClassVar
 
@@ -80,7 +81,16 @@ class StateError(RefresherError):
 
 
 class DaemonError(RefresherError):
-    """No daemon answered at the address, or it refused the request."""
+    """No daemon answered at the address."""
+
+
+class DaemonRefused(DaemonError):
+    """The daemon answered, and refused the request."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        #: HTTP status of the answer.
+        self.status = status
 
 
 class Failure(RefresherError):
@@ -107,6 +117,14 @@ class Failure(RefresherError):
 class Unauthorized(Failure):
     reason = FailureReason.UNAUTHORIZED
     waiting_helps = False
+
+
+class StillRefused(Unauthorized):
+    """The registry refused this very value before, so it was not asked again."""
+
+    def __init__(self, message: str, *, judged_at: datetime, retry_after: timedelta) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.judged_at = judged_at
 
 
 class Forbidden(Failure):

@@ -105,6 +105,19 @@ class Verdict(StrEnum):
     FORBIDDEN = "forbidden"
 
 
+class SourceValue(StrEnum):
+    """What became of the present value of a static source."""
+
+    #: The registry accepted it.
+    OK = "ok"
+    #: The registry refused it.
+    REJECTED = "rejected"
+    #: It is what stands in fal, and nobody could judge it since it was read.
+    UNCHANGED = "unchanged"
+    #: Another value was seen and waits for its attempt.
+    CHANGED = "changed"
+
+
 class Pull(StrEnum):
     """What became of the pull proof of `image`."""
 
@@ -337,9 +350,10 @@ class Status:
     #: Issues since the last planned one, each of which doubles the guard.
     unplanned_issues: int = 0
     #: Static targets: what became of the source's present value.
-    source_value: str | None = None
-    #: Fingerprint of the source's value when it was last judged.
+    source_value: SourceValue | None = None
+    #: Fingerprint of that value, and the user name that it was judged with.
     source_fingerprint: str | None = None
+    source_username: str | None = None
     #: When the registry last judged that value.
     source_judged_at: datetime | None = None
     #: The steps of the last verification, whether it succeeded or not.

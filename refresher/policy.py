@@ -15,6 +15,7 @@ from refresher.model import (
     Life,
     Policy,
     SecretStatus,
+    SourceValue,
     Status,
     Target,
     Verdict,
@@ -173,7 +174,15 @@ def _drifted(target: Target, status: Status, _hand: Hand, _now: datetime) -> boo
 
 
 def _value_changed(target: Target, status: Status, _hand: Hand, _now: datetime) -> bool:
-    return not target.renewable and status.source_value == "changed"
+    return not target.renewable and status.source_value is SourceValue.CHANGED
+
+
+def _unanswered(target: Target, status: Status, _hand: Hand, _now: datetime) -> bool:
+    """Something newer was asked for, and the attempt that was to bring it was interrupted."""
+    if status.fresh_after is None:
+        return False
+    issues = (status.secret(ref).issued_at for ref in target.secrets)
+    return any(issued_at is None or issued_at < status.fresh_after for issued_at in issues)
 
 
 def _unheld(target: Target, status: Status, hand: Hand, now: datetime) -> bool:
@@ -195,6 +204,7 @@ _CHAIN: tuple[tuple[DueReason, Callable[[Target, Status, Hand, datetime], bool]]
     (DueReason.STALE, _stale),
     (DueReason.DRIFTED, _drifted),
     (DueReason.VALUE_CHANGED, _value_changed),
+    (DueReason.RETRY, _unanswered),
     (DueReason.UNHELD, _unheld),
     (DueReason.CHECK, _check),
 )
@@ -284,11 +294,21 @@ def retry_delay(
     Between half of the cap and all of it, so that many targets at the cap do not move as one.
     What a peer asked for is a least: it is stretched, never cut (RFC 9110 section 10.2.3).
     """
-    if failure.retry_after is not None:
-        asked = min(max(failure.retry_after, target.policy.guard_floor), target.policy.refused_wait)
+    asked = _asked(target, status, failure)
+    if asked is not None:
+        asked = min(max(asked, target.policy.guard_floor), target.policy.refused_wait)
         return asked * (1 + rng.random() / 4)
     cap = max(_retry_cap(target, status, failure, now), target.policy.guard_floor)
     return cap * (1 - rng.random() / 2)
+
+
+def _asked(target: Target, status: Status, failure: Failure) -> timedelta | None:
+    """What the peer asked for, or what a refused value asks for: a lock-out is to be avoided."""
+    if failure.retry_after is not None:
+        return failure.retry_after
+    if not target.renewable and status.source_value is SourceValue.REJECTED:
+        return target.policy.refused_wait
+    return None
 
 
 _FOR_A_PERSON = (FailureReason.CONFIG, FailureReason.FORBIDDEN, FailureReason.UNAUTHORIZED)
@@ -296,8 +316,6 @@ _FOR_A_PERSON = (FailureReason.CONFIG, FailureReason.FORBIDDEN, FailureReason.UN
 
 def _retry_cap(target: Target, status: Status, failure: Failure, now: datetime) -> timedelta:
     policy = target.policy
-    if not target.renewable and status.source_value == "rejected":
-        return policy.refused_wait
     if failure.reason in _FOR_A_PERSON:
         pressing = life(target, status, now) in (Life.URGENT, Life.EXPIRED)
         return policy.retry_cap_urgent if pressing else policy.retry_permanent
@@ -314,6 +332,22 @@ def life_left(target: Target, status: Status, now: datetime) -> timedelta | None
     ends = [ends_at(status.secret(ref), status.learnt_life) for ref in target.secrets]
     known = [end for end in ends if end is not None]
     return min(known) - now if len(known) == len(ends) and known else None
+
+
+# --- expiry warnings ---------------------------------------------------------------------------
+
+
+def warning(target: Target, status: Status, now: datetime) -> timedelta | None:
+    """The expiry warning that a static credential has reached, if it was not given yet."""
+    if target.renewable:
+        return None
+    left = life_left(target, status, now)
+    if left is None:
+        return None
+    reached = [ahead for ahead in target.policy.expiry_warnings if left <= ahead]
+    if not reached or (status.warned is not None and min(reached) >= status.warned):
+        return None
+    return min(reached)
 
 
 # --- loop guard --------------------------------------------------------------------------------

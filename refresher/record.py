@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from random import Random
 
 from refresher import policy
-from refresher.errors import Failure, FailureReason, InvalidCredential
+from refresher.errors import Failure, FailureReason, InvalidCredential, StillRefused
 from refresher.model import (
     Attempt,
     FailureRecord,
@@ -19,6 +19,7 @@ from refresher.model import (
     Pull,
     SecretRef,
     SecretStatus,
+    SourceValue,
     Stage,
     Status,
     Target,
@@ -86,9 +87,17 @@ def forced(status: Status, trigger: Trigger) -> Status:
     return replace(status, trigger=trigger, fresh_after=trigger.at)
 
 
-def interrupted(status: Status, failure: FailureRecord) -> Status:
-    """The process died during an attempt: look again at once; the loop guard still holds."""
-    return replace(status, attempt=None, last_failure=failure, next_attempt_at=failure.at)
+def value_changed(status: Status, now: datetime) -> Status:
+    """The value of a static source is another one than was last read."""
+    return replace(status, source_value=SourceValue.CHANGED, fresh_after=now, next_attempt_at=now)
+
+
+def interrupted(status: Status, id: str, failure: FailureRecord) -> Status:
+    """The process died during an attempt: look again at once; the loop guard still holds.
+
+    A wish that it was to answer is answered with that; what it asked for stays due.
+    """
+    return replace(_answered(status, id), last_failure=failure, next_attempt_at=failure.at)
 
 
 def resumed(target: Target, status: Status, now: datetime, place: float, many: int) -> Status:
@@ -117,7 +126,7 @@ def opened(target: Target, status: Status, attempt: Attempt, issues: bool) -> St
 
 def closed(result: Result, status: Status, hand: Hand, rng: Random) -> Status:
     """An attempt ended. `status` is the present one: a person may have changed it meanwhile."""
-    settled = _with_secrets(result, _with_issue(result, _settled(result, status)))
+    settled = _with_secrets(result, _with_issue(result, _answered(status, result.attempt.id)))
     if result.failure is None:
         succeeded = _succeeded(result, settled)
         next_look = policy.next_look(result.target, succeeded, hand)
@@ -128,8 +137,8 @@ def closed(result: Result, status: Status, hand: Hand, rng: Random) -> Status:
     return _failed(result, settled, result.failure, rng)
 
 
-def _settled(result: Result, status: Status) -> Status:
-    answered = status.trigger is not None and status.trigger.id == result.attempt.id
+def _answered(status: Status, id: str) -> Status:
+    answered = status.trigger is not None and status.trigger.id == id
     return replace(status, attempt=None, trigger=None if answered else status.trigger)
 
 
@@ -159,6 +168,7 @@ def _succeeded(result: Result, status: Status) -> Status:
         status,
         digest=target.digest,
         last_success_at=now if counts else status.last_success_at,
+        warned=None if result.written else status.warned,
         consecutive_failures=0,
         last_failure=None,
         fresh_after=status.fresh_after if newer_demand else None,
@@ -213,14 +223,23 @@ def _with_findings(result: Result, status: Status) -> Status:
 def _with_source_value(result: Result, held: HeldCredential, status: Status) -> Status:
     """What became of a static source's present value."""
     refused = _refusal(result) is Verdict.UNAUTHORIZED
-    if result.proof is None and not refused:
-        return replace(status, source_value=None, source_fingerprint=held.fingerprint)
-    return replace(
-        status,
-        source_value="rejected" if refused else "ok",
-        source_fingerprint=held.fingerprint,
-        source_judged_at=result.ended_at,
+    read = replace(
+        status, source_fingerprint=held.fingerprint, source_username=result.target.username
     )
+    if result.proof is None and not refused:
+        return replace(read, source_value=_unjudged(held, status))
+    value = SourceValue.REJECTED if refused else SourceValue.OK
+    known = result.failure.judged_at if isinstance(result.failure, StillRefused) else None
+    return replace(read, source_value=value, source_judged_at=known or result.ended_at)
+
+
+def _unjudged(held: HeldCredential, status: Status) -> SourceValue | None:
+    """A verdict stands as long as the value does; without one it stands in fal, or is new."""
+    judged = status.source_value in (SourceValue.OK, SourceValue.REJECTED)
+    if judged and status.source_fingerprint == held.fingerprint:
+        return status.source_value
+    stands = any(secret.fingerprint == held.fingerprint for secret in status.secrets)
+    return SourceValue.UNCHANGED if stands else None
 
 
 def _secret(result: Result, held: HeldCredential, secret: SecretStatus) -> SecretStatus:

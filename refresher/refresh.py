@@ -13,7 +13,14 @@ from random import Random
 
 from refresher import policy, record
 from refresher.clock import Clock
-from refresher.errors import Failure, FailureReason, Forbidden, Interrupted, InvalidResponse
+from refresher.errors import (
+    Failure,
+    FailureReason,
+    Forbidden,
+    Interrupted,
+    InvalidResponse,
+    StillRefused,
+)
 from refresher.held import Held
 from refresher.model import (
     Actor,
@@ -28,6 +35,7 @@ from refresher.model import (
     Publisher,
     SecretRef,
     SecretStatus,
+    SourceValue,
     Stage,
     StageTime,
     Status,
@@ -128,6 +136,7 @@ class Refresher:
             return
         try:
             with self._stage(job, Stage.VERIFY):
+                self._refuse_what_was_refused(job, held)
                 job.proof = job.target.verifier.verify(
                     job.target.registry, held.credential, job.target.image
                 )
@@ -136,6 +145,24 @@ class Refresher:
                 return
             raise self._judged(job, held, failure) from failure
         self._held.remember(held, job.target, job.proof)
+
+    def _refuse_what_was_refused(self, job: _Job, held: HeldCredential) -> None:
+        """Spare the registry a value that it refused under the same user name: it locks out."""
+        target, trigger = job.target, job.before.trigger
+        if target.renewable or (trigger is not None and trigger.retry_refused):
+            return
+        if trigger is not None and target.kind != "dockerhub":
+            return
+        now = self._clock.now()
+        for status in self._store.statuses().values():
+            until = _refused_until(target, status, held)
+            if until is not None and now < until:
+                raise StillRefused(
+                    f"{target.registry.host} refused this value before; it is tried again when it"
+                    f" changes, at {until:%Y-%m-%dT%H:%MZ}, or with --retry-refused",
+                    judged_at=until - target.policy.refused_wait,
+                    retry_after=until - now,
+                )
 
     def _judged(self, job: _Job, held: HeldCredential, failure: Failure) -> Failure:
         """The failure with what it means here: a new credential refused alike is `forbidden`."""
@@ -237,6 +264,16 @@ class Refresher:
 # --- decisions ---------------------------------------------------------------------------------
 
 
+def _suffices(job: _Job, known: Proof, now: datetime) -> bool:
+    """Whether a proof is young enough; for a check, one that another target made since ours."""
+    if now - known.verified_at >= job.target.policy.proof_for:
+        return False
+    if job.attempt.reason is not DueReason.CHECK:
+        return True
+    ours = (job.before.secret(ref).verified_at for ref in job.target.secrets)
+    return all(at is not None and at < known.verified_at for at in ours)
+
+
 def _writes(job: _Job, held: HeldCredential) -> list[SecretRef]:
     """The secrets that do not hold the credential; all where a person or a new config wants it."""
     before, target = job.before, job.target
@@ -264,6 +301,15 @@ def _known_bad(secret: SecretStatus, held: HeldCredential, now: datetime) -> boo
         return False
     expired = secret.expires_at is not None and secret.expires_at <= now
     return expired or secret.verdict is Verdict.UNAUTHORIZED
+
+
+def _refused_until(target: Target, status: Status, held: HeldCredential) -> datetime | None:
+    """How long the verdict of any target on this user name and value is to be believed."""
+    if status.source_value is not SourceValue.REJECTED or status.source_judged_at is None:
+        return None
+    if (status.source_username, status.source_fingerprint) != (target.username, held.fingerprint):
+        return None
+    return status.source_judged_at + target.policy.refused_wait
 
 
 def _bug(error: Exception) -> Failure:

@@ -295,7 +295,7 @@ def resume(store: Store, targets: Mapping[str, Target], now: datetime) -> None:
             message="the process ended during the attempt; the next one follows at once",
         )
         attempt = replace(orphan, ended_at=now, outcome=Outcome.FAILED, failure=failure)
-        store.finish(attempt, partial(record.interrupted, failure=failure))
+        store.finish(attempt, partial(record.interrupted, id=orphan.id, failure=failure))
     unheld = [target for target in targets.values() if target.renewable]
     for place, target in enumerate(unheld):
         share = place / len(unheld)
