@@ -129,9 +129,7 @@ class Refresher:
     def _prove(self, job: _Job, held: HeldCredential) -> None:
         """Prove the credential, or find that it may go out unproved."""
         known = self._held.proof(held, job.target)
-        # A check must find an older proof too old, however short its interval is.
-        proof_for = min(job.target.policy.proof_for, policy.verify_interval(job.target) / 2)
-        if known is not None and self._clock.now() - known.verified_at < proof_for:
+        if known is not None and _suffices(job, known, self._clock.now()):
             job.proof = known
             return
         try:
