@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refresher.model import RegistryRef
-from refresher.sandbox.registry import digest_of, minimal_image
+from refresher.sandbox.registry import BearerRegistryStandIn, digest_of, minimal_image
 from tests.peers import free_port, require, running, wait_for_port
 
 
@@ -86,6 +86,21 @@ def docker_registry(
     with running([program, "serve", str(config)], folder / "registry.log"):
         wait_for_port(port)
         yield DockerRegistry(port=port, htpasswd=htpasswd)
+
+
+def token_auth(folder: Path, service: BearerRegistryStandIn) -> dict[str, object]:
+    """The `auth` section that takes the tokens of this token service and of no other."""
+    folder.mkdir(parents=True, exist_ok=True)
+    bundle = folder / "tokens.pem"
+    bundle.write_bytes(service.signer.certificate_pem)
+    return {
+        "token": {
+            "realm": service.realm,
+            "service": service.flavour.service,
+            "issuer": service.issuer,
+            "rootcertbundle": str(bundle),
+        }
+    }
 
 
 def oci_layout(folder: Path) -> Path:

@@ -13,16 +13,21 @@ from refresher.model import RegistryRef
 from refresher.registry.words import MAX_WORDS, one_line
 
 
-@lru_cache(maxsize=1024)
 def check_url(registry: RegistryRef) -> httpx.URL:
     """The base URL, if a credential may be sent there: HTTPS, or plain HTTP on loopback.
 
     Raises `Misconfigured`.
     """
-    where = f"registry {registry.host} is reached at {registry.url!r}"
-    url = _parsed(registry.url)
+    return check_endpoint(registry.url, f"registry {registry.host}", "registry_url")
+
+
+@lru_cache(maxsize=1024)
+def check_endpoint(address: str, named: str, key: str) -> httpx.URL:
+    """As `check_url`, for what messages call `named`; `key` of the configuration sets it."""
+    where = f"{named} is reached at {address!r}"
+    url = _parsed(address)
     if url is None or url.scheme not in ("http", "https") or url.userinfo:
-        raise Misconfigured(f"{where}; registry_url must be https://HOST")
+        raise Misconfigured(f"{where}; {key} must be https://HOST")
     if url.scheme == "http" and not _is_loopback(url.host):
         raise Misconfigured(f"{where}; plain HTTP is for loopback only, use https")
     return url

@@ -47,6 +47,9 @@ class Answer:
 
 
 _PLAIN: Mapping[int, type[Failure]] = {404: NotFound, 429: Throttled}
+#: A 403 that says no more comes from a wall before the service, as GitLab's ban of an address
+#: after failed logins does, and judges no credential.
+_WALL = frozenset({"", "forbidden"})
 _DEAD = re.compile(r"\bexpired\b|\bsecurity token\b.*\binvalid\b", re.IGNORECASE | re.DOTALL)
 
 
@@ -60,7 +63,7 @@ def classify(answer: Answer) -> type[Failure] | None:
     """
     if answer.status == 200:
         return None
-    if answer.status == 400 and answer.kind is Kind.ECR_PUBLIC:
+    if answer.status == 400 and answer.kind is Kind.ECR_PUBLIC and not answer.with_proved_token:
         return Unauthorized  # its answer to a bad or expired bearer, without a challenge
     if answer.status == 401:
         return _classify_401(answer)
@@ -84,9 +87,11 @@ def _classify_401(answer: Answer) -> type[Failure]:
 def _classify_403(answer: Answer) -> type[Failure]:
     if _DEAD.search(answer.message):
         return Unauthorized  # ECR: no challenge, the reason stands in the body only
-    if answer.at_token_endpoint and "repositor" not in answer.message.lower():
-        return Unauthorized  # GHCR: a wrong login is "denied"
-    return Forbidden
+    if not answer.at_token_endpoint or "repositor" in answer.message.lower():
+        return Forbidden
+    if answer.message.strip().lower() in _WALL:
+        return InvalidResponse
+    return Unauthorized  # GHCR: a wrong login is "denied"
 
 
 _SAYINGS: Mapping[type[Failure], str] = {

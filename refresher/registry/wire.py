@@ -96,7 +96,8 @@ class Wire:
     ) -> None:
         self._clock = clock
         self._skews = skews
-        self._call_seconds = call_seconds
+        #: Total deadline of one call.
+        self.call_seconds = call_seconds
         self._timeout = httpx.Timeout(min(SOCKET_SECONDS, call_seconds)).as_dict()
         self._threads = CallThreads()
         tls = _tls(ca_bundle)
@@ -108,7 +109,7 @@ class Wire:
         abandoned = threading.Event()
         try:
             reply = self._threads.within(
-                self._call_seconds, call.where, lambda: self._exchange(call, abandoned)
+                self.call_seconds, call.where, lambda: self._exchange(call, abandoned)
             )
         except TimedOut:
             abandoned.set()

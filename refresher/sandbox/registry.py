@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import hmac
 import json
 import secrets
 import threading
@@ -12,8 +11,10 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from refresher.sandbox.http import Request, Response, StandIn
+from refresher.sandbox.tokens import TokenSigner
 
 _MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
@@ -224,6 +225,10 @@ class Flavour:
     hides: bool = False
     #: Whether tokens are JWTs that a client may read.
     jwt: bool = True
+    #: Name of the token in the answer of the token service.
+    given_as: str = "token"
+    #: Whether a wrong login that asks for a scope gets an anonymous token.
+    lenient: bool = False
     #: Seconds that a token lives.
     lifetime: int = 300
 
@@ -269,6 +274,37 @@ FLAVOURS: Mapping[str, Flavour] = {
             None,
             hides=True,
         ),
+        Flavour(  # quay/quay #2155
+            "quay",
+            "/v2/auth",
+            "quay.io",
+            Response.json({"error": "Could not find robot with username: user"}, 401),
+            error(401, "UNAUTHORIZED", "access to the requested resource is not authorized"),
+        ),
+        Flavour(  # Azure/acr #466
+            "acr",
+            "/oauth2/token",
+            "example.azurecr.io",
+            error(401, "UNAUTHORIZED", "Invalid clientid or client secret."),
+            None,
+            given_as="access_token",
+            lifetime=10800,
+        ),
+        Flavour(
+            "gitlab",
+            "/jwt/auth",
+            "container_registry",
+            error(401, "UNAUTHORIZED", "HTTP Basic: Access denied. The password is incorrect."),
+            error(403, "DENIED", "requested access to the resource is denied"),
+        ),
+        Flavour(  # goharbor/harbor src/core/service/token/creator.go
+            "harbor",
+            "/service/token",
+            "harbor-registry",
+            error(401, "UNAUTHORIZED", "Unauthorized"),
+            None,
+            lenient=True,
+        ),
     )
 }
 
@@ -287,8 +323,11 @@ class BearerRegistryStandIn(OciRegistry):
     """A registry with a token service, both on the same port.
 
     An anonymous request gets a token, too; it passes on `/v2/` and grants no repository.
-    `accounts` maps user names to passwords and may be changed at any time.
+    `accounts` maps user names to passwords and may be changed at any time. `issuer` and `signer`
+    are what a real registry must be told to take its tokens.
     """
+
+    issuer = "refresher sandbox"
 
     def __init__(
         self,
@@ -303,14 +342,22 @@ class BearerRegistryStandIn(OciRegistry):
         self.flavour = FLAVOURS[flavour]
         #: Where the challenge sends clients; changed by a test of realm guards.
         self.realm = f"{self.url}{self.flavour.token_path}"
-        self._key = secrets.token_bytes(32)
         self._grants: dict[str, _Grant] = {}
         self._grants_lock = threading.Lock()
+
+    @cached_property
+    def signer(self) -> TokenSigner:
+        """Who signs the tokens that are JWTs."""
+        return TokenSigner()
 
     def handle(self, request: Request) -> Response:
         if request.path == self.flavour.token_path:
             return self._issue(request)
         return super().handle(request)
+
+    def refused_login(self, username: str, password: str) -> Response | None:
+        """The token service's answer to a login that it does not take; None for one it does."""
+        return None if self.accounts.get(username) == password else self.flavour.wrong
 
     def refusal(self, request: Request, repository: str | None) -> Response | None:
         scheme, _, token = (request.headers.get("Authorization") or "").partition(" ")
@@ -336,21 +383,19 @@ class BearerRegistryStandIn(OciRegistry):
 
     def _issue(self, request: Request) -> Response:
         login = basic_login(request)
-        if "Authorization" in request.headers and not self._knows(login):
-            return self.flavour.wrong
-        username = login[0] if login else None
-        grant = _Grant(
-            username,
-            self._granted(username, request.params.get("scope", [])),
-            time.time() + self.flavour.lifetime,
-        )
+        scopes = request.params.get("scope", [])
+        refused = self.flavour.wrong if "Authorization" in request.headers else None
+        if login is not None:
+            refused = self.refused_login(*login)
+        if refused is not None and not (self.flavour.lenient and scopes):
+            return refused
+        username = login[0] if login and refused is None else None
+        expires_at = time.time() + self.flavour.lifetime
+        grant = _Grant(username, self._granted(username, scopes), expires_at)
         token = self._jwt(grant) if self.flavour.jwt else secrets.token_urlsafe(24)
         with self._grants_lock:
             self._grants[token] = grant
-        return Response.json({"token": token, "expires_in": self.flavour.lifetime})
-
-    def _knows(self, login: tuple[str, str] | None) -> bool:
-        return login is not None and self.accounts.get(login[0]) == login[1]
+        return Response.json({self.flavour.given_as: token, "expires_in": self.flavour.lifetime})
 
     def _granted(self, username: str | None, scopes: Iterable[str]) -> frozenset[str]:
         """Less than was asked is no error (distribution specification, token.md)."""
@@ -366,21 +411,13 @@ class BearerRegistryStandIn(OciRegistry):
             for name in sorted(grant.repositories)
         ]
         claims = {
+            "iss": self.issuer,
             "sub": grant.username or "",
             "aud": self.flavour.service,
+            "nbf": int(time.time()),
+            "iat": int(time.time()),
             "exp": int(grant.expires_at),
             "jti": secrets.token_hex(8),
             "access": access,
         }
-        signed = f"{_segment({'typ': 'JWT', 'alg': 'HS256'})}.{_segment(claims)}"
-        signature = hmac.new(self._key, signed.encode(), hashlib.sha256).digest()
-        return f"{signed}.{_base64url(signature)}"
-
-
-def _segment(document: object) -> str:
-    return _base64url(json.dumps(document, separators=(",", ":")).encode())
-
-
-def _base64url(data: bytes) -> str:
-    """Base64 without padding, as JWTs have it (RFC 7515 section 2)."""
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+        return self.signer.sign(claims)

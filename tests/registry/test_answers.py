@@ -38,10 +38,23 @@ GAR_DENIED = 'Permission "artifactregistry.repositories.downloadArtifacts" denie
         pytest.param(Answer(403, Kind.ECR), Forbidden, id="ECR: 403 without a word"),
         pytest.param(Answer(404, Kind.ECR), NotFound, id="ECR: no such image"),
         pytest.param(Answer(400, Kind.ECR_PUBLIC), Unauthorized, id="ECR Public: bad bearer"),
+        pytest.param(
+            Answer(400, Kind.ECR_PUBLIC, with_proved_token=True),
+            InvalidResponse,
+            id="ECR Public: 400 to a token that was good a moment ago",
+        ),
         pytest.param(Answer(400, Kind.ECR), InvalidResponse, id="400 elsewhere"),
         pytest.param(Answer(401, at_token_endpoint=True), Unauthorized, id="token: wrong"),
         pytest.param(
             Answer(403, at_token_endpoint=True, message="denied"), Unauthorized, id="GHCR: wrong"
+        ),
+        pytest.param(
+            Answer(403, at_token_endpoint=True, message="Forbidden\n"),
+            InvalidResponse,
+            id="GitLab: the address is banned",
+        ),
+        pytest.param(
+            Answer(403, at_token_endpoint=True), InvalidResponse, id="token: 403 without a word"
         ),
         pytest.param(
             Answer(403, at_token_endpoint=True, message=GAR_DENIED),

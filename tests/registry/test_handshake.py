@@ -17,13 +17,14 @@ from refresher.errors import (
     InvalidResponse,
     Misconfigured,
     Throttled,
+    TimedOut,
     Unauthorized,
     Unavailable,
 )
 from refresher.model import ImageRef, Pull, RegistryRef
 from refresher.registry import RegistryVerifier, parse_image
-from refresher.sandbox.http import Request, Response, StandIn
-from refresher.sandbox.registry import BearerRegistryStandIn, RegistryStandIn
+from refresher.sandbox.http import Fault, Request, Response, StandIn
+from refresher.sandbox.registry import FLAVOURS, BearerRegistryStandIn, RegistryStandIn
 from tests.conftest import NOON
 from tests.registry.conftest import ECR_HOST, at, credential, judge_of
 
@@ -130,11 +131,21 @@ def test_another_basic_registry_is_asked_for_its_challenge_first(
     assert sent == [False, True]
 
 
-FLAVOURS = ["generic", "ghcr", "gar", "hub-like"]
-HOSTS = {"hub-like": "registry-1.docker.io", "ghcr": "ghcr.io"}
+HOSTS = {"hub-like": "registry-1.docker.io", "ghcr": "ghcr.io", "quay": "quay.io"}
+#: What each of them says of a wrong login (facts of the registries' users).
+WRONG_WORDS = {
+    "generic": "HTTP 401): authentication required",
+    "ghcr": "HTTP 403): denied",
+    "gar": "HTTP 401): authentication failed",
+    "hub-like": "HTTP 401): incorrect username or password",
+    "quay": "HTTP 401): Could not find robot with username",
+    "acr": "HTTP 401): Invalid clientid or client secret",
+    "gitlab": "HTTP 401): HTTP Basic: Access denied",
+    "harbor": "HTTP 401): Unauthorized",
+}
 
 
-@pytest.fixture(params=FLAVOURS)
+@pytest.fixture(params=list(FLAVOURS))
 def bearer(request: pytest.FixtureRequest) -> Iterator[BearerRegistryStandIn]:
     """A registry with a token service, of each flavour."""
     host = HOSTS.get(request.param, "registry.example")
@@ -156,24 +167,33 @@ def _verify(
 def test_a_good_login_at_a_token_service_pulls(
     bearer: BearerRegistryStandIn, verifier: RegistryVerifier
 ) -> None:
-    """The scope is asked for at once; Docker Hub's manifests are never fetched with GET."""
+    """The login comes alone, then the scope; Docker Hub's manifests are not fetched with GET."""
     assert _verify(verifier, bearer, "pä:ss", "team/app:v1") is Pull.OK
     method = "HEAD" if bearer.flavour.name == "hub-like" else "GET"
     assert _paths(bearer) == [
         "GET /v2/",
         f"GET {bearer.flavour.token_path}",
+        f"GET {bearer.flavour.token_path}",
         f"{method} /v2/team/app/manifests/v1",
     ]
-    assert bearer.requests[1].params["scope"] == ["repository:team/app:pull"]
+    assert "scope" not in bearer.requests[1].params
+    assert bearer.requests[2].params["scope"] == ["repository:team/app:pull"]
 
 
 @pytest.mark.parametrize("image", [None, "team/app:v1"])
 def test_a_wrong_login_is_judged_at_the_token_service(
     bearer: BearerRegistryStandIn, verifier: RegistryVerifier, image: str | None
 ) -> None:
-    """An anonymous token would pass on /v2/, so that is not asked."""
-    with pytest.raises(Unauthorized, match="token service"):
+    """With its own words. An anonymous token would pass on /v2/, so that is not asked; nor is the
+    scope, for which Harbor would give one."""
+    with pytest.raises(Unauthorized, match="token service") as failed:
         _verify(verifier, bearer, "wrong", image)
+    assert WRONG_WORDS[bearer.flavour.name] in failed.value.message
+    assert [(layer.name, layer.ok) for layer in failed.value.layers] == [
+        ("challenge", True),
+        ("login", False),
+    ]
+    assert failed.value.layers[-1].words == failed.value.message
 
 
 def test_a_login_without_an_image_is_one_token(
@@ -202,7 +222,7 @@ def test_a_missing_image_is_not_found_or_hidden(
 
 
 class Scripted(StandIn):
-    """Answers by path; `token` is asked in order."""
+    """Answers by path; the answers of `tokens` come in order, the last one again and again."""
 
     def __init__(self, challenge: str = "", **answers: Response) -> None:
         super().__init__()
@@ -212,7 +232,7 @@ class Scripted(StandIn):
 
     def handle(self, request: Request) -> Response:
         if request.path == "/token":
-            return self.tokens.pop(0)
+            return self.tokens.pop(0) if len(self.tokens) > 1 else self.tokens[0]
         if "/manifests/" in request.path:
             return self.answers["manifest"]
         if "Authorization" in request.headers and "login" in self.answers:
@@ -229,10 +249,10 @@ BEARER = 'Bearer realm="URL/token",service="s"'
 def test_a_403_about_the_repository_is_no_wrong_login(
     verifier: RegistryVerifier, image: ImageRef | None
 ) -> None:
-    """The login is asked again without the scope, and that proves it."""
+    """The login alone has proved it by then."""
     with Scripted(BEARER) as registry:
         denied = {"errors": [{"message": "requested access to the resource is denied"}]}
-        registry.tokens = [Response.json(denied, 403), TOKEN] if image else [TOKEN]
+        registry.tokens = [TOKEN, Response.json(denied, 403)]
         proof = verifier.verify(at(registry, "ghcr.io"), credential("p"), image)
     assert proof.pull is (Pull.FORBIDDEN if image else None)
 
@@ -270,13 +290,10 @@ def test_the_challenges_scope_and_service_come_along(verifier: RegistryVerifier)
         proof = verifier.verify(
             at(registry, "public.ecr.aws"), credential("p"), ImageRef("team/app", "v1")
         )
-        asked = registry.requests[1].params
+        asked = [r.params for r in registry.requests if r.path == "/token"]
+    login = {"a": ["b"], "service": ["public.ecr.aws"], "scope": ["aws"]}
     assert proof.pull is Pull.OK
-    assert asked == {
-        "a": ["b"],
-        "service": ["public.ecr.aws"],
-        "scope": ["aws", "repository:team/app:pull"],
-    }
+    assert asked == [login, {**login, "scope": ["aws", "repository:team/app:pull"]}]
 
 
 def test_ecr_public_judges_a_token_where_it_is_used(verifier: RegistryVerifier) -> None:
@@ -354,6 +371,91 @@ def test_the_wait_that_a_registry_asks_for_comes_along(
     with pytest.raises(Throttled) as failed:
         verifier.verify(at(ecr, ECR_HOST), credential("good"), None)
     assert failed.value.retry_after == timedelta(seconds=30)
+
+
+# Layers
+
+
+@pytest.mark.parametrize(
+    ("image", "layers"),
+    [
+        (None, [("challenge", True), ("login", True)]),
+        ("team/app:v1", [("challenge", True), ("login", True), ("pull", True)]),
+        ("team/closed:v1", [("challenge", True), ("login", True), ("pull", False)]),
+    ],
+)
+def test_a_proof_names_its_layers(
+    bearer: BearerRegistryStandIn,
+    verifier: RegistryVerifier,
+    image: str | None,
+    layers: list[tuple[str, bool]],
+) -> None:
+    """Each with words; those of a pull that failed are the proof's own."""
+    bearer.forbid("team/closed")
+    reference = None if image is None else parse_image(image, bearer.host)
+    proof = verifier.verify(at(bearer, bearer.host), credential("pä:ss", "user"), reference)
+    assert [(layer.name, layer.ok) for layer in proof.layers] == layers
+    assert all(layer.words for layer in proof.layers)
+    assert proof.pull_message is None or proof.pull_message == proof.layers[-1].words
+
+
+def test_a_layer_that_nobody_could_judge_is_unknown(
+    ecr: RegistryStandIn, verifier: RegistryVerifier
+) -> None:
+    """A registry that is out of order says nothing of the login."""
+    ecr.fail(Response(503))
+    with pytest.raises(Unavailable) as failed:
+        verifier.verify(at(ecr, ECR_HOST), credential("good"), None)
+    assert [(layer.name, layer.ok) for layer in failed.value.layers] == [("login", None)]
+
+
+# A token service that leads astray
+
+
+class Astray(BearerRegistryStandIn):
+    """Its token service does what a test says."""
+
+    def __init__(self, trouble: Fault | Response) -> None:
+        super().__init__("registry.example", {})
+        self.trouble = trouble
+
+    def answer(self, request: Request) -> Fault | Response:
+        answer = super().answer(request)
+        return self.trouble if request.path == self.flavour.token_path else answer
+
+
+SECRET = "a-long-password-of-somebody"
+
+
+@pytest.mark.parametrize(
+    ("trouble", "failure", "words"),
+    [
+        pytest.param(Fault.drip(0.05), TimedOut, "did not answer within", id="never ends"),
+        pytest.param(Fault.hang(), TimedOut, "did not answer", id="never answers"),
+        pytest.param(
+            Response(307, b"", {"Location": "/token?again"}),
+            InvalidResponse,
+            "redirects",
+            id="loop",
+        ),
+        pytest.param(
+            Response(200, b'{"token": "' + b"a" * 10_000_000 + b'"}'),
+            InvalidResponse,
+            "more than 64 KiB",
+            id="10 MB",
+        ),
+        pytest.param(Response(200, b"<html>"), InvalidResponse, "gave no token", id="not JSON"),
+    ],
+)
+def test_a_token_service_that_leads_astray_gets_one_call(
+    verifier: RegistryVerifier, trouble: Fault | Response, failure: type[Failure], words: str
+) -> None:
+    """One reason, no second try, nothing leaked."""
+    with Astray(trouble) as registry:
+        with pytest.raises(failure, match=words) as failed:
+            verifier.verify(at(registry, registry.host), credential(SECRET), ImageRef("a", "b"))
+        assert _paths(registry) == ["GET /v2/", "GET /token"]
+    assert SECRET not in failed.value.message
 
 
 # What is not sent, not kept and not said
