@@ -12,7 +12,7 @@ import json
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -226,6 +226,8 @@ class AwsStandIn(StandIn):
         self.expires_at_override: datetime | Literal["missing"] | None = None
         #: Answered as `authorizationToken` instead of a good one.
         self.raw_token: str | None = None
+        #: Makes each password, given its end.
+        self.make_password: Callable[[datetime], str] = new_password
         #: How often each operation was asked for.
         self.calls: Counter[str] = Counter()
         self.passwords = Passwords()
@@ -387,7 +389,7 @@ class AwsStandIn(StandIn):
         expires_at = dies_at = now + self.token_life
         if self.session_bound_death and key.expires_at is not None:
             dies_at = min(dies_at, key.expires_at)
-        password = new_password(expires_at)
+        password = self.make_password(expires_at)
         self.passwords.add(password, Issued(*place, service, dies_at), now)
         token = base64.b64encode(f"AWS:{password}".encode()).decode()
         entry: dict[str, object] = {
