@@ -1,0 +1,100 @@
+"""Commands that do the work themselves: `run`, `token` and `demo`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import click
+
+from refresher.cli import options
+from refresher.cli.exits import Exit
+from refresher.cli.output import note, say
+from refresher.cli.settings import Settings, misconfiguration, require_known
+from refresher.errors import ConfigError
+from refresher.model import check_publishable
+
+if TYPE_CHECKING:
+    from refresher.config import Config
+
+
+@click.command(epilog="Example: refresher run --config /etc/refresher/refresher.toml")
+@click.option("--dry-run", is_flag=True, help="Publish nothing and remember nothing.")
+@options.common
+@options.settings
+def run(settings: Settings, dry_run: bool) -> Exit:
+    """Keep every target fresh until told to stop.
+
+    SIGTERM and Ctrl-C stop it, SIGHUP or a changed file reloads the configuration, SIGUSR1
+    refreshes all.
+    """
+    from refresher import logs
+    from refresher.daemon import Daemon, Options
+
+    config = settings.load("environment")
+    logs.configure(config.daemon.log_format, debug=settings.debug)
+    chosen = Options(path=settings.path, dry_run=dry_run)
+    with misconfiguration():
+        daemon = Daemon(lambda: settings.load("environment"), chosen)
+    with daemon.signals():
+        daemon.run()
+    return Exit.GOOD
+
+
+@click.command(
+    epilog="Example: refresher token ecr | docker login --username AWS --password-stdin REGISTRY"
+)
+@click.argument("target")
+@options.common
+@options.settings
+def token(settings: Settings, target: str) -> Exit:
+    """Print a fresh password of TARGET, and nothing else, to standard output."""
+    from refresher import logs
+    from refresher.cli.building import targets_of
+
+    logs.configure("console", debug=settings.debug, stream=sys.stderr)
+    config = settings.load("nothing")
+    require_known([target], config.targets)
+    config = config.model_copy(update={"targets": {target: config.targets[target]}})
+    problems = list(_unset(settings, config, target))
+    if problems:
+        raise ConfigError(*problems)
+    with targets_of(config) as targets:
+        credential = targets[target].source.obtain(datetime.now(UTC))
+    check_publishable(credential, datetime.now(UTC))
+    if sys.stdout.isatty():
+        note("note: this is a password; pipe it to `docker login --password-stdin`")
+    say(credential.password.reveal())
+    return Exit.GOOD
+
+
+def _unset(settings: Settings, config: Config, target: str) -> Iterator[str]:
+    """Unset variables that the target itself refers to; fal's key is not needed here."""
+    from refresher.config import check_references
+
+    for line in check_references(config, settings.environ, files=False):
+        path, _, text = line.partition(": ")
+        if path.startswith(f"targets.{target}."):
+            yield config.problem(path, text)
+
+
+@click.command(epilog="Example: refresher demo --for 30s")
+@click.option(
+    "--for", "life", type=options.Duration(), metavar="TIME", help="End by itself after this long."
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Port of the status page; else a free one."
+)
+@options.common
+@options.settings
+def demo(_settings: Settings, life: timedelta | None, port: int | None) -> Exit:
+    """Show the whole thing against local stand-ins with short-lived tokens.
+
+    Ends with 0 only if the secret held a good password at every moment.
+    """
+    from refresher.demo import run as run_demo
+
+    good = run_demo(None if life is None else life.total_seconds(), port, say)
+    return Exit.GOOD if good else Exit.FAILED
