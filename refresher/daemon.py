@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import FrameType
 
 from refresher import __version__, logs
@@ -65,9 +65,8 @@ class Daemon:
         self._config = load()
         self._seen = _stamp(options.path)
         self._watched_at = self._clock.monotonic()
-        self._wake = threading.Event()
-        self._signals: list[int] = []
-        self._stop = False
+        # A signal handler may put into it at any moment, which an Event's lock would not bear.
+        self._calls: SimpleQueue[signal.Signals] = SimpleQueue()
         self._engine = Engine(
             self._config,
             clock=self._clock,
@@ -103,17 +102,14 @@ class Daemon:
             engine.scheduler.every(_MINUTE, engine.warn_of_expiry)
             engine.scheduler.every(_VALUE_SECONDS, engine.watch_values)
             engine.scheduler.every(_LISTING_SECONDS, engine.find_vanished)
-            while not self._stop:
-                self._wake.wait(1.0)
-                self._wake.clear()
-                self._turn()
+            while self._turn():
+                pass
         finally:
             self._end()
 
     def stop(self) -> None:
         """Ask `run` to return. Safe from any thread."""
-        self._stop = True
-        self._wake.set()
+        self._calls.put(signal.SIGTERM)
 
     def reload(self) -> None:
         """Read the configuration anew; a bad one changes nothing."""
@@ -144,23 +140,22 @@ class Daemon:
                 signal.signal(kind, handler)
 
     def _heed(self, kind: int, _frame: FrameType | None) -> None:
-        if kind in (signal.SIGTERM, signal.SIGINT):
-            self.stop()
-            return
-        self._signals.append(kind)
-        self._wake.set()
+        self._calls.put(signal.Signals(kind))
 
-    def _turn(self) -> None:
-        """What the waiting thread looks after, a second at most after it is wanted."""
+    def _turn(self) -> bool:
+        """What the waiting thread looks after once a second; False when it is told to stop."""
+        try:
+            call = self._calls.get(timeout=1.0)
+        except Empty:
+            call = None
+        if call in (signal.SIGTERM, signal.SIGINT):
+            return False
         self._engine.scheduler.mind_the_clock()
-        while self._signals:
-            kind = self._signals.pop(0)
-            if kind == signal.SIGHUP:
-                self.reload()
-            else:
-                self._engine.control.refresh(list(self._engine.targets), Actor.SIGNAL)
-        if self._config_changed():
+        if call is signal.SIGUSR1:
+            self._engine.control.refresh(list(self._engine.targets), Actor.SIGNAL)
+        if call is signal.SIGHUP or self._config_changed():
             self.reload()
+        return True
 
     def _config_changed(self) -> bool:
         now = self._clock.monotonic()

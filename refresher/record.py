@@ -81,8 +81,8 @@ def adopted(target: Target, status: Status | None, now: datetime) -> Status:
 
 
 def forced(status: Status, trigger: Trigger) -> Status:
-    """A person wants a refresh now; a wish that still waits is kept."""
-    if status.trigger is not None:
+    """A person wants a refresh now. A wish that waits is kept; one that runs came too early."""
+    if status.trigger is not None and status.trigger.id != status.attempt:
         return status
     return replace(status, trigger=trigger, fresh_after=trigger.at)
 

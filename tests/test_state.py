@@ -373,9 +373,9 @@ def test_the_schema_is_what_it_was(open_store: OpenStore, path: Path) -> None:
     assert version == (str(SCHEMA_VERSION),) == ("1",)
     assert sorted(names) == [
         "attempts",
+        "attempts_by_end",
         "attempts_by_start",
         "attempts_by_target",
-        "attempts_open",
         "meta",
         "targets",
     ]

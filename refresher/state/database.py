@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     JSON,
@@ -29,7 +29,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
@@ -37,6 +37,9 @@ from refresher.errors import StateError
 from refresher.model import Attempt, Status
 from refresher.state.file import OwnerLock, identity, make_directory, make_file
 from refresher.state.records import decode, encode, timestamp
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql
 
 #: Raised with every change that an older release could not read.
 SCHEMA_VERSION = 1
@@ -82,10 +85,8 @@ _attempts = Table(
     Column("verified", Boolean, nullable=False),
     Index("attempts_by_target", "target", "started_at"),
     Index("attempts_by_start", "started_at"),
+    Index("attempts_by_end", "ended_at"),
 )
-
-_still_open = _attempts.c.ended_at.is_(None)
-Index("attempts_open", _attempts.c.id, sqlite_where=_still_open, postgresql_where=_still_open)
 
 #: What to say of SQLite's result codes (https://www.sqlite.org/rescode.html).
 _SQLITE_TROUBLE = {
@@ -112,7 +113,7 @@ class Database:
             self._lock = OwnerLock(Path(f"{self._path}.lock"), self._path)
         self._engine: Engine | None = None
         self._opened: tuple[int, int] | None = None
-        insert = sqlite.insert if url.get_backend_name() == "sqlite" else postgresql.insert
+        insert = _insert_of(url)
         self._put_meta = _upsert(insert(_meta))
         self._put_targets = _upsert(insert(_targets))
         self._put_attempts = _upsert(insert(_attempts))
@@ -283,7 +284,7 @@ class Database:
         return self._select(newest.limit(limit))
 
     def open_attempts(self) -> Sequence[Attempt]:
-        return self._select(select(_attempts).where(_still_open))
+        return self._select(select(_attempts).where(_attempts.c.ended_at.is_(None)))
 
     def _select(self, statement: Select[Any]) -> Sequence[Attempt]:
         with self._transaction() as connection:
@@ -292,8 +293,7 @@ class Database:
 
     def prune(self, before: datetime) -> int:
         time = timestamp(before)
-        # `started_at` narrows it to an index; nothing ends before it starts.
-        old = delete(_attempts).where(_attempts.c.started_at < time, _attempts.c.ended_at < time)
+        old = delete(_attempts).where(_attempts.c.ended_at < time)
         with self._transaction() as connection:
             return connection.execute(old).rowcount
 
@@ -306,6 +306,15 @@ class Database:
         self.disconnect()
         if self._lock is not None:
             self._lock.release()
+
+
+def _insert_of(url: URL) -> Callable[[Table], sqlite.Insert | postgresql.Insert]:
+    """The INSERT that knows ON CONFLICT; PostgreSQL's takes megabytes, so only who needs it."""
+    if url.get_backend_name() == "sqlite":
+        return sqlite.insert
+    from sqlalchemy.dialects.postgresql import insert  # noqa: PLC0415 - see above
+
+    return insert
 
 
 def _upsert(insert: sqlite.Insert | postgresql.Insert) -> sqlite.Insert | postgresql.Insert:
