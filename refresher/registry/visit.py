@@ -22,9 +22,9 @@ from refresher.model import Credential, ImageRef, Proof, Pull, RegistryRef, Secr
 from refresher.registry.addresses import check_url
 from refresher.registry.answers import Answer, failure_of, retry_after
 from refresher.registry.names import kind_of
-from refresher.registry.steps import Steps
 from refresher.registry.wire import Call, Reply, Wire
 from refresher.registry.words import Scrubber, document_of, said
+from refresher.steps import Steps
 
 _PULLS: Mapping[type[Failure], Pull] = {Forbidden: Pull.FORBIDDEN, NotFound: Pull.NOT_FOUND}
 
