@@ -10,7 +10,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
 
-from refresher import __version__, logs
+from refresher import __version__, logs, notify
 from refresher.api import Server, Services, build
 from refresher.clock import Clock, SystemClock
 from refresher.config import Config, is_loopback
@@ -19,12 +19,16 @@ from refresher.engine import Engine
 from refresher.errors import ConfigError
 from refresher.metrics import Metrics
 from refresher.model import Actor, Attempt, Observer, Status, Target
+from refresher.notify import HEARTBEAT_SECONDS, Heartbeat, Notifier
 
 #: Seconds that running attempts get to end their stage after SIGTERM; a stage takes 8 at most.
 STOP_SECONDS = CALL_SECONDS + 1.0
 
 #: Seconds between two looks at the config file.
 WATCH_SECONDS = 5.0
+
+#: Seconds of those that notices on their way get.
+_PARTING_SECONDS = 1.0
 
 _MINUTE = 60.0
 _VALUE_SECONDS = 20.0
@@ -62,7 +66,7 @@ class Daemon:
         self._load = load
         self._options = options
         self._clock = clock or SystemClock()
-        self._config = load()
+        self._config = self._read()
         self._seen = _stamp(options.path)
         self._watched_at = self._clock.monotonic()
         # A signal handler may put into it at any moment, which an Event's lock would not bear.
@@ -82,6 +86,19 @@ class Daemon:
             version=__version__,
         )
         self._metrics.config_read(self._clock.now(), successful=True)
+        self._notifier = Notifier(
+            store=self._engine.store,
+            targets=lambda: self._engine.targets,
+            references=lambda: () if options.dry_run else self._config.daemon.notify,
+            clock=self._clock,
+            count=self._metrics.notified,
+        )
+        self._heartbeat = Heartbeat(
+            reference=lambda: None if options.dry_run else self._config.daemon.heartbeat_url,
+            troubles=self._troubles,
+            count=self._metrics.notified,
+            ca_bundle=self._config.daemon.ca_bundle,
+        )
         self._server = Server(build(self._services()), *self._config.daemon.address)
 
     @property
@@ -99,7 +116,8 @@ class Daemon:
             engine.take_up()
             engine.scheduler.start()
             engine.scheduler.every(_MINUTE, lambda: engine.tidy(self._config))
-            engine.scheduler.every(_MINUTE, engine.warn_of_expiry)
+            engine.scheduler.every(_MINUTE, self._notifier.look)
+            engine.scheduler.every(HEARTBEAT_SECONDS, self._heartbeat.beat)
             engine.scheduler.every(_VALUE_SECONDS, engine.watch_values)
             engine.scheduler.every(_LISTING_SECONDS, engine.find_vanished)
             while self._turn():
@@ -114,7 +132,7 @@ class Daemon:
     def reload(self) -> None:
         """Read the configuration anew; a bad one changes nothing."""
         try:
-            config = self._load()
+            config = self._read()
             self._engine.use(config)
         except ConfigError as error:
             self._metrics.config_read(self._clock.now(), successful=False)
@@ -165,13 +183,22 @@ class Daemon:
         before, self._seen = self._seen, _stamp(self._options.path)
         return before != self._seen
 
+    def _read(self) -> Config:
+        config = self._load()
+        notify.require(config)
+        return config
+
     def _end(self) -> None:
-        ended = self._engine.close(STOP_SECONDS)
+        self._engine.stopping.set()
+        until = self._clock.monotonic() + STOP_SECONDS
+        self._notifier.close(_PARTING_SECONDS)
+        ended = self._engine.close(until - self._clock.monotonic())
         self._server.stop(1.0)
         logs.event("daemon.stopped", clean=ended)
 
     def _observe(self, target: Target, status: Status, attempt: Attempt) -> None:
         self._metrics.observe(target, status, attempt)
+        self._notifier.observe(target, status, attempt)
 
     def _services(self) -> Services:
         engine, daemon = self._engine, self._config.daemon
@@ -186,6 +213,13 @@ class Daemon:
             api_token=daemon.api_token,
             loopback=is_loopback(daemon.address[0]),
         )
+
+    def _troubles(self) -> list[str]:
+        """Why all is not well, a line each: for the heartbeat."""
+        engine = self._engine
+        stuck = engine.health.stuck(self._clock.monotonic())
+        found = notify.troubles(engine.targets, engine.store.statuses(), self._clock.now())
+        return found if stuck is None else [f"refresher: {stuck}", *found]
 
     def _not_ready(self) -> str | None:
         """The config is loaded and the state tried before anything is served."""

@@ -7,11 +7,11 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from random import Random
 
-from refresher import listing, logs, policy, record
+from refresher import listing, logs, record
 from refresher.clock import Clock, Skews
 from refresher.config import Account, Config
 from refresher.control import Control
@@ -30,9 +30,7 @@ from refresher.model import (
 )
 from refresher.publish.fal import FalPublisher
 from refresher.refresh import Refresher
-from refresher.registry import RegistryVerifier
 from refresher.scheduler import Scheduler, adopt, resume
-from refresher.sources.aws import AwsClients
 from refresher.state import SqlStore
 from refresher.targets import Parts, build
 
@@ -59,10 +57,7 @@ class Engine:
         self.skews = Skews()
         self.stopping = threading.Event()
         self._dry_run = dry_run
-        self._verifier = RegistryVerifier(
-            clock=clock, skews=self.skews, ca_bundle=config.daemon.ca_bundle
-        )
-        self._parts = Parts(clock, self.skews, AwsClients(), self._verifier)
+        self._parts = Parts(config, clock, self.skews)
         self.targets: Mapping[str, Target] = build(config, self._parts)
         self._publishers: dict[str, Publisher] = {}
         self._accounts: dict[str, Account] = {}
@@ -138,16 +133,6 @@ class Engine:
             if unread or (mark is not None and mark != status.source_fingerprint):
                 self.store.update(target.name, partial(_value_changed, status, self.clock.now()))
 
-    def warn_of_expiry(self) -> None:
-        """Announce the end of what only a person can replace, once for each step."""
-        now = self.clock.now()
-        for target, status in self._static():
-            ahead = policy.warning(target, status, now)
-            left = policy.life_left(target, status, now)
-            if ahead is not None and left is not None:
-                logs.warning("credential.expires", target=target.name, days_left=left.days)
-                self.store.update(target.name, partial(_warned, status, ahead))
-
     def _static(self) -> list[tuple[Target, Status]]:
         statuses = self.store.statuses()
         return [
@@ -177,7 +162,7 @@ class Engine:
         self.stopping.set()
         ended = self.scheduler.stop(seconds)
         self.store.close()
-        self._verifier.close()
+        self._parts.close()
         for channel in self._channels:
             channel.close()
         return ended
@@ -240,10 +225,6 @@ def _drifted(known: Status, ref: SecretRef, now: datetime, old: Status | None) -
 
 def _value_changed(known: Status, now: datetime, old: Status | None) -> Status:
     return record.value_changed(old or known, now)
-
-
-def _warned(known: Status, ahead: timedelta, old: Status | None) -> Status:
-    return replace(old or known, warned=ahead)
 
 
 def _log_deferred(target: Target, until: datetime) -> None:

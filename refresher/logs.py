@@ -19,6 +19,8 @@ _NOISY = {
     "apscheduler": logging.ERROR,
     # It logs AWS's own words with a traceback where a session could not be had; we say why.
     "botocore": logging.CRITICAL,
+    # It logs URLs with the tokens in them; we say what failed.
+    "apprise": logging.CRITICAL,
 }
 
 _log = structlog.get_logger("refresher")

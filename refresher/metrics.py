@@ -41,7 +41,7 @@ from refresher.model import (
 DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0)
 
 #: What became of a notification.
-NOTIFICATION_OUTCOMES = ("sent", "failed")
+NOTIFICATION_OUTCOMES = ("sent", "failed", "dropped")
 
 _Row = tuple[Target, Status]
 
@@ -103,6 +103,16 @@ _TARGET_GAUGES = (
         "Attempts that failed since the last one that did not.",
         lambda _target, status, _: status.consecutive_failures,
     ),
+    _TargetGauge(
+        "refresher_registry_pulls_remaining",
+        "Pulls that the registry still allowed when last asked; absent where it does not tell.",
+        lambda _target, status, _: status.pulls_remaining,
+    ),
+    _TargetGauge(
+        "refresher_registry_pulls_limit",
+        "Pulls that the registry allows in its window; absent where it does not tell.",
+        lambda _target, status, _: status.pulls_limit,
+    ),
 )
 
 
@@ -127,11 +137,21 @@ _SECRET_GAUGES = (
         lambda secret, _: _epoch(secret.published_at),
     ),
     _SecretGauge(
+        "refresher_secret_proved",
+        "Whether the registry has ever accepted what stands in the fal secret.",
+        lambda secret, _: _proved(secret),
+    ),
+    _SecretGauge(
         "refresher_secret_drift",
         "Whether someone else wrote or deleted the fal secret; absent while nobody can tell.",
         lambda secret, _: _drift(secret),
     ),
 )
+
+
+def _proved(secret: SecretStatus) -> bool | None:
+    """What was published unproved counts as proved once a check succeeded."""
+    return None if secret.fingerprint is None else secret.verified_at is not None
 
 
 def _drift(secret: SecretStatus) -> bool | None:
@@ -161,6 +181,20 @@ def _secret_families(rows: Sequence[_Row]) -> Iterator[Metric]:
                 if value is not None:
                     family.add_metric((target.name, ref.environment, ref.name), value)
         yield family
+
+
+def _last_failure(rows: Iterable[_Row]) -> Metric:
+    """The present cause: a counter cannot tell it after a restart, nor of the first failure."""
+    family = GaugeMetricFamily(
+        "refresher_last_failure_timestamp_seconds",
+        "When the last attempt failed, with its stage and reason; absent once one succeeded.",
+        labels=("target", "stage", "reason"),
+    )
+    for target, status in rows:
+        failure = status.last_failure
+        if failure is not None:
+            family.add_metric((target.name, failure.stage, failure.reason), failure.at.timestamp())
+    return family
 
 
 def _target_info(targets: Iterable[Target]) -> Metric:
@@ -202,6 +236,7 @@ class _Tally:
         self._attempts: Counter[tuple[str, Outcome]] = Counter()
         self._failures: Counter[tuple[str, Stage, FailureReason]] = Counter()
         self._durations: defaultdict[str, _Durations] = defaultdict(_Durations)
+        self._notifications: Counter[str] = Counter()
 
     def add(self, target: Target, attempt: Attempt) -> None:
         with self._lock:
@@ -212,6 +247,10 @@ class _Tally:
                 self._failures[target.name, failure.stage, failure.reason] += 1
             # Of a monotonic clock, unlike the attempt's start and end.
             self._durations[target.kind].add(sum(stage.seconds for stage in attempt.stages))
+
+    def add_notification(self, outcome: str) -> None:
+        with self._lock:
+            self._notifications[outcome] += 1
 
     def families(self, targets: Mapping[str, Target]) -> list[Metric]:
         """The counters of these targets; those of any other are forgotten."""
@@ -224,6 +263,7 @@ class _Tally:
                 self._attempts_total(targets),
                 self._failures_total(),
                 self._attempt_duration({target.kind for target in targets.values()}),
+                self._notifications_total(),
             ]
 
     def _attempts_total(self, names: Iterable[str]) -> Metric:
@@ -256,6 +296,14 @@ class _Tally:
             family.add_metric((kind,), durations.cumulative(), durations.seconds)
         return family
 
+    def _notifications_total(self) -> Metric:
+        family = CounterMetricFamily(
+            "refresher_notifications_total", "Notifications, by outcome.", labels=("outcome",)
+        )
+        for outcome in NOTIFICATION_OUTCOMES:
+            family.add_metric((outcome,), self._notifications[outcome])
+        return family
+
 
 # --- the process -------------------------------------------------------------------------------
 
@@ -277,15 +325,6 @@ def _by_label(name: str, help: str, label: str, values: Mapping[str, float]) -> 
 
 def _build_info(version: str) -> Metric:
     return InfoMetricFamily("refresher_build", "What runs.", value={"version": version})
-
-
-def _notifications() -> Metric:
-    family = CounterMetricFamily(
-        "refresher_notifications_total", "Notifications, by outcome.", labels=("outcome",)
-    )
-    for outcome in NOTIFICATION_OUTCOMES:
-        family.add_metric((outcome,), 0)
-    return family
 
 
 def _reverify_interval(targets: Iterable[Target]) -> float:
@@ -328,6 +367,10 @@ class Metrics:
         """Count an attempt that ended: an `Observer`."""
         self._tally.add(target, attempt)
 
+    def notified(self, outcome: str) -> None:
+        """Count what became of a notification, one of `NOTIFICATION_OUTCOMES`."""
+        self._tally.add_notification(outcome)
+
     def config_read(self, at: datetime, *, successful: bool) -> None:
         """The configuration was read, at start or again."""
         self._reload = _Reload(at, successful)
@@ -347,6 +390,7 @@ class Metrics:
         yield from self._tally.families(targets)
         yield _target_info(targets.values())
         yield from _target_families(rows, now)
+        yield _last_failure(rows)
         yield from _secret_families(rows)
 
     def _process_families(self, targets: Mapping[str, Target]) -> Iterator[Metric]:
@@ -365,7 +409,6 @@ class Metrics:
             "peer",
             self._skews.seconds(),
         )
-        yield _notifications()
 
     def _scheduler_families(self) -> Iterator[Metric]:
         tick = self._health.last_tick

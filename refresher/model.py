@@ -97,6 +97,15 @@ class Life(StrEnum):
     UNKNOWN = "unknown"
 
 
+class Condition(StrEnum):
+    """How a target stands, as people are told of it."""
+
+    GOOD = "good"
+    URGENT = "urgent"
+    #: Expired, refused, or urgent and failing.
+    BAD = "bad"
+
+
 class Verdict(StrEnum):
     """What the registry last said of a published credential."""
 
@@ -361,6 +370,8 @@ class Status:
     #: Pulls that the registry still allowed when it was last asked, and out of how many.
     pulls_remaining: int | None = None
     pulls_limit: int | None = None
+    #: The condition that people were last told of.
+    told: Condition = Condition.GOOD
     #: The last expiry warning that was given: how far ahead it is due.
     warned: timedelta | None = None
     #: Attempt that is under way; found at start it was interrupted.

@@ -8,6 +8,7 @@ from random import Random
 
 from refresher.errors import Failure, FailureReason
 from refresher.model import (
+    Condition,
     Credential,
     DueReason,
     Hand,
@@ -334,20 +335,35 @@ def life_left(target: Target, status: Status, now: datetime) -> timedelta | None
     return min(known) - now if len(known) == len(ends) and known else None
 
 
-# --- expiry warnings ---------------------------------------------------------------------------
+# --- what people are told ----------------------------------------------------------------------
+
+
+def condition(target: Target, status: Status, now: datetime) -> Condition | None:
+    """How the target stands; None while nobody can tell."""
+    where, works = life(target, status, now), valid(target, status, now)
+    if where is Life.EXPIRED or works is False:
+        return Condition.BAD
+    if where is Life.URGENT:
+        return Condition.BAD if status.consecutive_failures else Condition.URGENT
+    return None if works is None else Condition.GOOD
 
 
 def warning(target: Target, status: Status, now: datetime) -> timedelta | None:
     """The expiry warning that a static credential has reached, if it was not given yet."""
+    reached = warned(target, status, now)
+    if reached is None or (status.warned is not None and reached >= status.warned):
+        return None
+    return reached
+
+
+def warned(target: Target, status: Status, now: datetime) -> timedelta | None:
+    """The expiry warning that stands at `now`: one that no longer does may be given again."""
     if target.renewable:
         return None
     left = life_left(target, status, now)
     if left is None:
-        return None
-    reached = [ahead for ahead in target.policy.expiry_warnings if left <= ahead]
-    if not reached or (status.warned is not None and min(reached) >= status.warned):
-        return None
-    return min(reached)
+        return status.warned
+    return min((ahead for ahead in target.policy.expiry_warnings if left <= ahead), default=None)
 
 
 # --- loop guard --------------------------------------------------------------------------------

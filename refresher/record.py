@@ -168,7 +168,6 @@ def _succeeded(result: Result, status: Status) -> Status:
         status,
         digest=target.digest,
         last_success_at=now if counts else status.last_success_at,
-        warned=None if result.written else status.warned,
         consecutive_failures=0,
         last_failure=None,
         fresh_after=status.fresh_after if newer_demand else None,

@@ -1,29 +1,73 @@
-"""From the configuration to targets: the one table from a source's name to its class."""
+"""From the configuration to targets: the one table from a source's name to its classes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from refresher.clock import Clock, Skews
-from refresher.config import AnyTarget, Aws, Config, EcrPublicTarget, EcrTarget, policy_of
+from refresher.config import (
+    AnyTarget,
+    Aws,
+    Config,
+    DockerHubTarget,
+    EcrPublicTarget,
+    EcrTarget,
+    GarTarget,
+    OciTarget,
+    policy_of,
+)
 from refresher.errors import ConfigError
-from refresher.model import ImageRef, RegistryRef, SecretRef, Source, Target
-from refresher.registry import RegistryVerifier, normalise_registry, parse_image
+from refresher.model import ImageRef, RegistryRef, SecretRef, Source, Target, Verifier
+from refresher.registry import HubVerifier, RegistryVerifier, normalise_registry, parse_image
 from refresher.sources.aws import AwsClients, AwsSettings
 from refresher.sources.ecr import EcrPublicSource, EcrSource, parse_host
+from refresher.sources.static import StaticSource
+
+if TYPE_CHECKING:
+    from refresher.sources.google import Google
 
 
-@dataclass(frozen=True, slots=True)
 class Parts:
-    """What sources share in a process."""
+    """What the sources and verifiers of a process share: clients, connections, turns."""
 
-    clock: Clock
-    skews: Skews
-    aws: AwsClients
-    registry: RegistryVerifier
+    def __init__(self, config: Config, clock: Clock, skews: Skews) -> None:
+        """Raises `Misconfigured` for a CA bundle that cannot be used."""
+        self.clock = clock
+        self.skews = skews
+        self._config = config
+        self.aws = AwsClients()
+        self.registry = RegistryVerifier(
+            clock=clock, skews=skews, ca_bundle=config.daemon.ca_bundle
+        )
+        self.hub = HubVerifier(self.registry.wire, auth_url=config.dockerhub.auth_url)
+
+    @cached_property
+    def google(self) -> Google:
+        """Made when first asked for: google-auth takes megabytes that others need not pay."""
+        from refresher.sources.google import Google  # noqa: PLC0415 - see above
+
+        google = self._config.google
+        return Google(
+            clock=self.clock,
+            skews=self.skews,
+            token_uris=google.token_uris,
+            certs_url=google.certs_url,
+            ca_bundle=self._config.daemon.ca_bundle,
+        )
+
+    @property
+    def token_uris(self) -> tuple[str, ...]:
+        """Token services that a Google key may name besides Google's own."""
+        return self._config.google.token_uris
+
+    def close(self) -> None:
+        self.registry.close()
+        if "google" in self.__dict__:
+            self.google.close()
 
 
 class _Problem(Exception):
@@ -48,7 +92,7 @@ def build(config: Config, parts: Parts) -> dict[str, Target]:
 
 
 def _target(config: Config, name: str, section: AnyTarget, parts: Parts) -> Target:
-    source = _SOURCES[section.source](section, parts)
+    source, verifier = _KINDS[section.source](section, parts)
     registry = _registry(section)
     secrets = tuple(
         SecretRef(section.account, environment, section.secret)
@@ -61,7 +105,7 @@ def _target(config: Config, name: str, section: AnyTarget, parts: Parts) -> Targ
         image=_image(section, registry),
         secrets=secrets,
         source=source,
-        verifier=parts.registry,
+        verifier=verifier,
         username=section.username,
         policy=policy_of(config, section),
         digest=_digest(section, source),
@@ -99,11 +143,13 @@ def _digest(section: AnyTarget, source: Source) -> str:
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 
-# --- sources -----------------------------------------------------------------------------------
+# --- kinds -------------------------------------------------------------------------------------
+
+# The table's key is the section's `source`, which is what each assertion below says.
 
 
-def _ecr(section: AnyTarget, parts: Parts) -> Source:
-    assert isinstance(section, EcrTarget)  # noqa: S101 - the table's key is the section's `source`
+def _ecr(section: AnyTarget, parts: Parts) -> tuple[Source, Verifier]:
+    assert isinstance(section, EcrTarget)  # noqa: S101
     host = parse_host(section.registry)
     if host is None:
         raise _Problem(
@@ -111,16 +157,18 @@ def _ecr(section: AnyTarget, parts: Parts) -> Source:
             f'"{section.registry}" is no ECR registry;'
             " expected a host such as 123456789012.dkr.ecr.us-east-1.amazonaws.com",
         )
-    return EcrSource(
+    source = EcrSource(
         host, _aws(section.aws), clock=parts.clock, skews=parts.skews, clients=parts.aws
     )
+    return source, parts.registry
 
 
-def _ecr_public(section: AnyTarget, parts: Parts) -> Source:
-    assert isinstance(section, EcrPublicTarget)  # noqa: S101 - as above
-    return EcrPublicSource(
+def _ecr_public(section: AnyTarget, parts: Parts) -> tuple[Source, Verifier]:
+    assert isinstance(section, EcrPublicTarget)  # noqa: S101
+    source = EcrPublicSource(
         _aws(section.aws), clock=parts.clock, skews=parts.skews, clients=parts.aws
     )
+    return source, parts.registry
 
 
 def _aws(aws: Aws) -> AwsSettings:
@@ -138,14 +186,38 @@ def _aws(aws: Aws) -> AwsSettings:
     )
 
 
-def _not_yet(section: AnyTarget, _parts: Parts) -> Source:
-    raise _Problem("source", f'"{section.source}" is not supported by this version')
+def _gar(section: AnyTarget, parts: Parts) -> tuple[Source, Verifier]:
+    assert isinstance(section, GarTarget)  # noqa: S101
+    from refresher.sources import gar, google_identity  # noqa: PLC0415 - as `Parts.google`
+
+    if section.mode == "token":
+        identity = google_identity.GoogleIdentity(
+            key=section.key, impersonate=section.impersonate, lifetime=section.lifetime
+        )
+        return gar.GarTokenSource(identity, parts.google), parts.registry
+    if section.key is None:  # the config asks for it in this mode
+        raise _Problem("key", "is missing")
+    source = gar.GarKeySource(section.key, section.username, token_uris=parts.token_uris)
+    return source, gar.GarKeyVerifier(parts.registry, parts.google, clock=parts.clock)
 
 
-_SOURCES: dict[str, Callable[[AnyTarget, Parts], Source]] = {
+def _docker_hub(section: AnyTarget, parts: Parts) -> tuple[Source, Verifier]:
+    return _static(section), parts.hub
+
+
+def _oci(section: AnyTarget, parts: Parts) -> tuple[Source, Verifier]:
+    return _static(section), parts.registry
+
+
+def _static(section: AnyTarget) -> Source:
+    assert isinstance(section, DockerHubTarget | OciTarget)  # noqa: S101
+    return StaticSource(section.username, section.password, expires_on=section.expires_on)
+
+
+_KINDS: dict[str, Callable[[AnyTarget, Parts], tuple[Source, Verifier]]] = {
     "ecr": _ecr,
     "ecr-public": _ecr_public,
-    "gar": _not_yet,
-    "dockerhub": _not_yet,
-    "oci": _not_yet,
+    "gar": _gar,
+    "dockerhub": _docker_hub,
+    "oci": _oci,
 }

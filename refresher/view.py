@@ -16,6 +16,7 @@ from refresher.model import (
     Life,
     Outcome,
     SecretStatus,
+    SourceValue,
     Stage,
     Status,
     Target,
@@ -32,6 +33,14 @@ class FailureView(TypedDict):
     stage: Stage
     reason: FailureReason
     message: str
+
+
+class LayerView(TypedDict):
+    """One step of the last verification; `ok` is null where it could not be judged."""
+
+    name: str
+    ok: bool | None
+    words: str
 
 
 class SecretView(TypedDict):
@@ -71,6 +80,11 @@ class TargetView(TypedDict):
     consecutive_failures: int
     last_failure: FailureView | None
     source_value: str | None
+    #: Days of the last expiry warning that was reached.
+    expiry_warning_days: int | None
+    pulls_remaining: int | None
+    pulls_limit: int | None
+    layers: list[LayerView]
     secrets: list[SecretView]
 
 
@@ -129,16 +143,27 @@ def target_view(target: Target, status: Status, now: datetime) -> TargetView:
         "image_pullable": status.image_pullable,
         "issued_at": _time(issued_at(target, status)),
         "expires_at": _time(expires_at(target, status)),
-        "refresh_at": _time(_earliest(secret.refresh_at for secret in secrets)),
+        "refresh_at": _time(refresh_at(target, status)),
         "verified_at": _time(_earliest(secret.verified_at for secret in secrets)),
         "next_attempt_at": _time(next_attempt_at(target, status)),
         "last_success_at": _time(status.last_success_at),
         "last_attempt_at": _time(status.last_attempt_at),
         "consecutive_failures": status.consecutive_failures,
         "last_failure": _failure_view(status.last_failure),
-        "source_value": status.source_value,
+        "source_value": _source_value(status),
+        "expiry_warning_days": None if status.warned is None else status.warned.days,
+        "pulls_remaining": status.pulls_remaining,
+        "pulls_limit": status.pulls_limit,
+        "layers": [{"name": x.name, "ok": x.ok, "words": x.words} for x in status.layers],
         "secrets": [_secret_view(target, status, secret, now) for secret in secrets],
     }
+
+
+def _source_value(status: Status) -> str | None:
+    """What is known of the source's value; nothing yet while a change waits for its attempt."""
+    if status.source_value is SourceValue.CHANGED:
+        return None
+    return status.source_value
 
 
 def attempt_view(attempt: Attempt) -> AttemptView:
@@ -162,6 +187,11 @@ def attempt_view(attempt: Attempt) -> AttemptView:
 def issued_at(target: Target, status: Status) -> datetime | None:
     """When the oldest of the target's published credentials was issued."""
     return _earliest(status.secret(ref).issued_at for ref in target.secrets)
+
+
+def refresh_at(target: Target, status: Status) -> datetime | None:
+    """When the first of the target's published credentials becomes stale."""
+    return _earliest(status.secret(ref).refresh_at for ref in target.secrets)
 
 
 def expires_at(target: Target, status: Status) -> datetime | None:

@@ -60,6 +60,10 @@ def test_a_target_that_was_published_is_shown_whole(bench: Bench) -> None:
         "consecutive_failures": 0,
         "last_failure": None,
         "source_value": None,
+        "expiry_warning_days": None,
+        "pulls_remaining": None,
+        "pulls_limit": None,
+        "layers": [],
         "secrets": [
             {
                 "account": "default",

@@ -57,8 +57,14 @@ def say_target(target: TargetView, now: datetime) -> None:
         say(f"  {label:<13} {text}")
     if target["last_failure"]:
         say(_failure("  last failure  ", target["last_failure"], now))
+    for layer in target["layers"]:
+        say(wrapped(f"  {_LAYER[layer['ok']]} {layer['name']:<11} ", layer["words"]))
     for secret in target["secrets"]:
         _say_secret(secret, now)
+
+
+#: Whether a step of the last verification held.
+_LAYER = {True: "✓", False: "✗", None: "?"}
 
 
 def _facts(target: TargetView, now: datetime) -> Iterator[tuple[str, str]]:
@@ -72,6 +78,8 @@ def _facts(target: TargetView, now: datetime) -> Iterator[tuple[str, str]]:
         yield "image", "can be pulled" if target["image_pullable"] else "CANNOT be pulled"
     if target["source_value"] is not None:
         yield "source value", target["source_value"]
+    if target["pulls_remaining"] is not None:
+        yield "pulls left", f"{target['pulls_remaining']} of {target['pulls_limit']}"
     yield "issued", _when(target["issued_at"], now)
     yield "expires", _when(target["expires_at"], now)
     yield "refresh at", _when(target["refresh_at"], now)

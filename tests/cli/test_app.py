@@ -122,7 +122,7 @@ def test_there_are_these_commands_and_no_others() -> None:
     """Scripts build on their names."""
     assert set(root.commands) == {
         "run", "once", "refresh", "status", "history", "check", "pause", "resume", "token",
-        "config", "demo",
+        "notify", "config", "demo",
     }  # fmt: skip
 
 

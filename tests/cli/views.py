@@ -52,6 +52,10 @@ def target(name: str = "ecr", **changes: Any) -> TargetView:
         "consecutive_failures": 0,
         "last_failure": None,
         "source_value": None,
+        "expiry_warning_days": None,
+        "pulls_remaining": None,
+        "pulls_limit": None,
+        "layers": [],
         "secrets": [_secret(index, issue) for index, issue in enumerate(issues)],
     }
     return cast("TargetView", {**view, **changes})

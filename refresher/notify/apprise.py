@@ -1,0 +1,63 @@
+"""One notice to one Apprise URL. Apprise is an optional extra and imported when it is needed."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from importlib.util import find_spec
+
+from refresher.config import Config
+from refresher.deadline import CALL_SECONDS, within
+from refresher.errors import ConfigError, Misconfigured, Unavailable
+from refresher.model import SecretValue
+from refresher.notify.news import Kind, Notice
+from refresher.references import Reference
+
+#: Kinds of notices as Apprise's kinds of notifications, which decide colour and icon.
+_TYPES = {
+    Kind.BAD: "failure",
+    Kind.URGENT: "warning",
+    Kind.EXPIRES: "warning",
+    Kind.GOOD: "success",
+    Kind.TEST: "info",
+}
+
+
+def require(config: Config) -> None:
+    """Raise `ConfigError` where URLs are configured and Apprise is not installed."""
+    if config.daemon.notify and find_spec("apprise") is None:
+        problem = 'needs Apprise, which is not installed; install "refresher[notify]"'
+        raise ConfigError(config.problem("daemon.notify", problem))
+
+
+def send(reference: Reference, notice: Notice) -> None:
+    """Send a notice to the URL that is read anew, within 8 s.
+
+    Raises `Misconfigured`, `TimedOut` or `Unavailable`; none of them says a part of the URL.
+    """
+    url = reference.read()
+    within(CALL_SECONDS, "the notifier", partial(_send, url, notice))
+
+
+def scheme(reference: Reference) -> str:
+    """The scheme of the URL, which names the service; `?` where there is none to show."""
+    try:
+        url = reference.read().reveal()
+    except Misconfigured:
+        return "?"
+    found = re.match(r"([a-z][a-z0-9+.-]{0,30})://", url, re.IGNORECASE)
+    return found[1].lower() if found else "?"
+
+
+def _send(url: SecretValue, notice: Notice) -> None:
+    import apprise  # noqa: PLC0415 - optional, and 30 MB that only this thread needs
+
+    asset = apprise.AppriseAsset(
+        app_id="refresher", app_desc="refresher", async_mode=False, http_redirects=False
+    )
+    services = apprise.Apprise(asset=asset)
+    if not services.add(url.reveal()):
+        raise Misconfigured("is no URL that Apprise knows; see its list of services")
+    kind = apprise.NotifyType(_TYPES[notice.kind])
+    if not services.notify(title=notice.title, body=notice.text, notify_type=kind):
+        raise Unavailable("the service is unreachable or did not accept the notice")
