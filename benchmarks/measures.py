@@ -61,7 +61,7 @@ def script(runs: int) -> Script | None:
     if aws is None or fal is None:
         return None
     line = f'"{fal}" secrets set AWS_ECR_PASSWORD="$("{aws}" ecr get-login-password)"'
-    with running(1) as stand_ins:
+    with running(1, 1) as stand_ins:
         done = [_run_script(line, stand_ins) for _ in range(runs)]
     return Script(
         statistics.median(run.cpu_seconds for run in done), max(run.peak_bytes for run in done)
@@ -70,14 +70,14 @@ def script(runs: int) -> Script | None:
 
 def bare(rounds: int, pause: float) -> float:
     """CPU seconds of one round of the bare calls, with so many seconds between two."""
-    with running(1) as stand_ins:
+    with running(1, 1) as stand_ins:
         command = ["-m", "benchmarks.bare", stand_ins.registry_url, str(rounds), str(pause)]
         return float(_python(command, stand_ins.environ))
 
 
-def daemon(targets: int, triggers: int) -> Daemon:
+def daemon(targets: int, triggers: int, regions: int) -> Daemon:
     """The daemon, with all of its targets refreshed at each trigger."""
-    with running(targets) as stand_ins, _started(stand_ins) as process:
+    with running(targets, regions) as stand_ins, _started(stand_ins) as process:
         idle = _idle(process)
         started, before = time.monotonic(), _cpu(process)
         for _ in range(triggers):

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import IO, Any
 from refresher.sandbox.aws import ACCOUNT
 from refresher.sandbox.world import World
 
-#: A target in each, so that none can share another's password and each refresh is a whole one.
+#: With a target in each, none shares another's password and each refresh is a whole one.
 REGIONS = (
     "us-east-1",
     "us-east-2",
@@ -51,9 +51,9 @@ class StandIns:
 
 
 @contextmanager
-def running(targets: int) -> Iterator[StandIns]:
+def running(targets: int, regions: int) -> Iterator[StandIns]:
     """The stand-ins and a configuration of so many targets, ended with the block."""
-    command = [sys.executable, "-m", "benchmarks.stand_ins", str(targets)]
+    command = [sys.executable, "-m", "benchmarks.stand_ins", str(targets), str(regions)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -75,12 +75,13 @@ def _open(pipe: IO[str] | None) -> IO[str]:
     return pipe
 
 
-def _serve(regions: Iterable[str]) -> None:
+def _serve(count: int, regions: Sequence[str]) -> None:
     """Until standard input ends: a line in, the number of writes out."""
     with World() as world:
         world.aws.rate = world.aws.burst = 1e6  # the quota is not what is measured
         targets = {
-            f"ecr-{region}": f"{ACCOUNT}.dkr.ecr.{region}.amazonaws.com" for region in regions
+            f"ecr-{n}": f"{ACCOUNT}.dkr.ecr.{regions[n % len(regions)]}.amazonaws.com"
+            for n in range(count)
         }
         world.write_config(world.directory / "refresher.toml", targets)
         told = {
@@ -94,4 +95,4 @@ def _serve(regions: Iterable[str]) -> None:
 
 
 if __name__ == "__main__":
-    _serve(REGIONS[: int(sys.argv[1])])
+    _serve(int(sys.argv[1]), REGIONS[: int(sys.argv[2])])
