@@ -49,6 +49,8 @@ for command in (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, by default that of the process; its exit code."""
+    # Read when gRPC is imported; its own lines on standard error tell nothing that we do not.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     settings = Settings()
     try:
         code = root.main(arguments, prog_name="refresher", standalone_mode=False, obj=settings)
