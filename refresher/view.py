@@ -247,7 +247,10 @@ def _earliest(times: Iterable[datetime | None]) -> datetime | None:
 
 
 def _proved(secret: SecretStatus) -> bool | None:
-    return None if secret.fingerprint is None else secret.proved
+    """Whether the registry ever accepted what stands there, before it was written or since."""
+    if secret.fingerprint is None:
+        return None
+    return secret.proved or secret.verified_at is not None
 
 
 def _worst(answers: Iterable[bool | None]) -> bool | None:

@@ -34,14 +34,18 @@ NAMES = {
     "refresher_failures_total": ("counter", {"target", "stage", "reason"}),
     "refresher_image_pullable": ("gauge", {"target"}),
     "refresher_last_attempt_timestamp_seconds": ("gauge", {"target"}),
+    "refresher_last_failure_timestamp_seconds": ("gauge", {"target", "stage", "reason"}),
     "refresher_last_success_timestamp_seconds": ("gauge", {"target"}),
     "refresher_next_attempt_timestamp_seconds": ("gauge", {"target"}),
     "refresher_notifications_total": ("counter", {"outcome"}),
+    "refresher_registry_pulls_limit": ("gauge", {"target"}),
+    "refresher_registry_pulls_remaining": ("gauge", {"target"}),
     "refresher_reverify_interval_seconds": ("gauge", set()),
     "refresher_scheduler_lag_seconds": ("gauge", set()),
     "refresher_scheduler_last_tick_timestamp_seconds": ("gauge", set()),
     "refresher_secret_drift": ("gauge", {"target", "environment", "secret"}),
     "refresher_secret_expiry_timestamp_seconds": ("gauge", {"target", "environment", "secret"}),
+    "refresher_secret_proved": ("gauge", {"target", "environment", "secret"}),
     "refresher_secret_published_timestamp_seconds": ("gauge", {"target", "environment", "secret"}),
     "refresher_state_up": ("gauge", set()),
     "refresher_target_info": ("gauge", {"target", "source", "registry", "renewable"}),
@@ -120,6 +124,7 @@ def test_every_name_has_its_type_and_labels(scraped: Scraped) -> None:
     target = scraped.add(scraped.bench.target(image=ImageRef("team/app", "latest")))
     scraped.attempt(target)
     scraped.change_secret(target, created_time=NOON)
+    scraped.change(target, pulls_remaining=99, pulls_limit=100)
     scraped.fail(target)
     scraped.health.tick(Tick(NOON, 0.5), 0.0)
     scraped.skews.observe("registry.test", NOON, "Mon, 23 Nov 2026 12:00:07 GMT")
@@ -194,6 +199,57 @@ def test_drift_is_absent_where_the_key_may_not_list(
     scraped.change_secret(target, created_time=created, drifted=drifted)
     secret = {"target": "ecr", "environment": "main", "secret": "AWS_ECR_PASSWORD"}
     assert scraped.value("refresher_secret_drift", **secret) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, 1),
+        ({"proved": False, "verified_at": None}, 0),
+        ({"proved": False, "verified_at": NOON}, 1),
+        ({"fingerprint": None, "proved": False, "verified_at": None}, None),
+    ],
+)
+def test_what_was_published_unproved_counts_as_proved_once_a_check_succeeded(
+    scraped: Scraped, changes: dict[str, object], expected: float | None
+) -> None:
+    """An alert on it must end when the registry accepts the credential."""
+    target = scraped.add(scraped.bench.target())
+    scraped.attempt(target)
+    scraped.change_secret(target, **changes)
+    secret = {"target": "ecr", "environment": "main", "secret": "AWS_ECR_PASSWORD"}
+    assert scraped.value("refresher_secret_proved", **secret) == expected
+
+
+def test_the_last_failure_names_its_cause_until_an_attempt_succeeds(scraped: Scraped) -> None:
+    """One series a target, with the time of the failure as its value."""
+    target = scraped.add(scraped.bench.target())
+    scraped.attempt(target)
+    name, cause = "refresher_last_failure_timestamp_seconds", {"target": "ecr"}
+    assert not _with_samples(scraped, name)
+
+    scraped.fail(target)
+    cause |= {"stage": "source", "reason": "unavailable"}
+    assert scraped.value(name, **cause) == NOON.timestamp()
+
+    scraped.bench.issuer.failure = None
+    scraped.attempt(target)
+    assert not _with_samples(scraped, name)
+
+
+def _with_samples(scraped: Scraped, name: str) -> bool:
+    return any(family.name == name and family.samples for family in scraped.families())
+
+
+def test_pulls_are_told_where_the_registry_tells_them(scraped: Scraped) -> None:
+    """Docker Hub does; for the others there is no series."""
+    scraped.attempt(scraped.add(scraped.bench.target("told")))
+    scraped.attempt(scraped.add(scraped.bench.target("untold")))
+    scraped.change(scraped.targets["told"], pulls_remaining=7, pulls_limit=200)
+    assert scraped.value("refresher_registry_pulls_remaining", target="told") == 7
+    assert scraped.value("refresher_registry_pulls_limit", target="told") == 200
+    assert scraped.value("refresher_registry_pulls_remaining", target="untold") is None
+    assert scraped.value("refresher_registry_pulls_limit", target="untold") is None
 
 
 def test_a_new_target_has_its_counters_at_zero(scraped: Scraped) -> None:
