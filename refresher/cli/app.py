@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from refresher import __version__
-from refresher.cli import asking, check, configuration, once, options, service, telling
+from refresher.cli import asking, check, configuration, once, options, privileges, service, telling
 from refresher.cli.exits import Exit, exit_of
 from refresher.cli.output import note
 from refresher.cli.settings import Settings
@@ -40,6 +40,7 @@ for command in (
     asking.pause,
     asking.resume,
     service.token,
+    privileges.policy,
     telling.notify,
     configuration.config,
     service.demo,

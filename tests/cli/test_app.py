@@ -121,7 +121,7 @@ def test_every_command_has_help_with_an_example(capsys: Printed, command: tuple[
 def test_there_are_these_commands_and_no_others() -> None:
     """Scripts build on their names."""
     assert set(root.commands) == {
-        "run", "once", "refresh", "status", "history", "check", "pause", "resume", "token",
+        "run", "once", "refresh", "status", "history", "check", "pause", "resume", "policy", "token",
         "notify", "config", "demo",
     }  # fmt: skip
 
