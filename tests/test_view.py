@@ -141,12 +141,17 @@ def test_false_comes_before_null_before_true(
 
 @pytest.mark.parametrize(
     ("first", "second", "worst"),
-    [({}, {}, True), ({}, {"fingerprint": None}, None), ({"proved": False}, {}, False)],
+    [
+        ({}, {}, True),
+        ({}, {"fingerprint": None}, None),
+        ({"proved": False, "verified_at": None}, {}, False),
+        ({"proved": False}, {}, True),
+    ],
 )
 def test_a_target_is_proved_if_all_its_secrets_are(
     bench: Bench, first: dict[str, object], second: dict[str, object], worst: bool | None
 ) -> None:
-    """One secret that was published unproved shows."""
+    """One secret that was published unproved shows, until a check has proved it."""
     assert two_secrets(bench, first, second)["proved"] is worst
 
 
