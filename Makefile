@@ -24,10 +24,10 @@ demo: .venv/.done ## the main job, against local stand-ins; ends with Ctrl-C
 	$(BIN)/refresher demo
 
 test: .venv/.done .venv-fal/.done peers ## everything that is quick
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" --numprocesses 4
 
 test-slow: .venv/.done .venv-fal/.done peers ## kills, builds, many seeds
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow --numprocesses 2
 
 check: .venv/.done ## format, lint, strict types, import contract
 	$(BIN)/ruff format --check .
