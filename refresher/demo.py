@@ -1,4 +1,4 @@
-"""The whole product against local stand-ins, with passwords that live half a minute."""
+"""The whole product against local stand-ins: short-lived passwords, a token that expires."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import http.client
 import logging
 import os
 import socket
+import textwrap
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -20,14 +22,18 @@ from refresher import logs
 from refresher.config import load
 from refresher.daemon import Daemon, Options
 from refresher.errors import FailureReason
-from refresher.model import Attempt, Outcome, Status, Target
-from refresher.sandbox.world import World, secret_name
+from refresher.model import Attempt, Outcome, Stage, Status, Target
+from refresher.sandbox.world import STATIC_SECRETS, World, secret_name
 
 #: How long the passwords of the demo live.
 LIFE = timedelta(seconds=30)
+#: How long its Google key lives: not long enough to go without a warning.
+_KEY_LIFE = timedelta(days=20)
 
 _TARGET = "ecr"
 _SECRET = secret_name(_TARGET)
+#: The target whose credential expires.
+_EXPIRING = "dockerhub"
 _ENVIRONMENT = "main"
 _USUAL_PORT = 9478
 
@@ -45,24 +51,96 @@ def run(
     *,
     life: timedelta = LIFE,
 ) -> bool:
-    """Whether the secret held, at every moment, a password that the registry accepted.
+    """Whether ECR's secret held, at every moment, a password that the registry accepted.
 
-    Also false where nothing was published, or no second time although half a life went by. Ends
-    after `seconds`, where that is None with SIGINT or SIGTERM; so it must run in the main thread.
-    The page is on `port`: 0 is a free one, None the usual one where that is free. `echo` gets
-    each line of the story, from any thread. Raises `RefresherError` where the port is taken.
+    Also false where nothing was published, or no second time although half a life went by, and
+    where anything failed but the Docker Hub token that expires by plan. Ends after `seconds`,
+    where that is None with SIGINT or SIGTERM; so it must run in the main thread. The page is on
+    `port`: 0 is a free one, None the usual one where that is free. `echo` gets each line of the
+    story, from any thread. Raises `RefresherError` where the port is taken.
     """
-    with World(token_life=life) as world, _inside(world), _quiet():
-        policy = {"reverify_interval": f"{_reverify_seconds(life)}s"}
+    pace = Pace(life.total_seconds())
+    with World(token_life=life, key_life=_KEY_LIFE) as world, _inside(world), _quiet():
         listen = f"127.0.0.1:{_free_port() if port is None else port}"
-        path = world.write_config(world.directory / "refresher.toml", listen=listen, policy=policy)
-        story = _Story(echo, world, life)
+        path = world.directory / "refresher.toml"
+        world.write_config(path, kinds=STATIC_SECRETS, listen=listen, policy=pace.policy)
+        story = _Story(echo, pace)
         daemon = Daemon(lambda: load(path, os.environ), Options(path), observers=[story.attempt])
         story.begin(daemon.url, seconds)
-        watch = Watch(world)
-        with daemon.signals(), _beside(partial(watch.run, seconds, daemon.stop), watch.end):
+        watch, expiry = Watch(world), Expiry(world, pace, story.aside)
+        watching = partial(watch.run, seconds, daemon.stop)
+        with daemon.signals(), _beside(expiry.run, expiry.end), _beside(watching, watch.end):
             daemon.run()
-        return story.end(watch)
+        return story.end(watch, expiry.times)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When what happens, in seconds; all of it follows from how long the passwords live."""
+
+    life: float
+
+    @property
+    def reverify(self) -> int:
+        """Often enough to be seen between two refreshes."""
+        return max(1, round(self.life / 8))
+
+    @property
+    def check(self) -> int:
+        """Of what only a person can replace."""
+        return max(1, round(self.life / 5))
+
+    @property
+    def expires(self) -> float:
+        """From the beginning of a round."""
+        return self.life * 0.4
+
+    @property
+    def replaced(self) -> float:
+        """Likewise; with the usual life shortly before the daemon looks at files again."""
+        return self.life * 0.6
+
+    @property
+    def round(self) -> float:
+        """Until the same begins again."""
+        return self.life * 4 / 3
+
+    @property
+    def policy(self) -> dict[str, str | float]:
+        """What the configuration says besides the defaults."""
+        return {"reverify_interval": f"{self.reverify}s", "check_interval": f"{self.check}s"}
+
+
+# --- expiring ----------------------------------------------------------------------------------
+
+
+class Expiry:
+    """Lets the Docker Hub token expire and be replaced, round by round."""
+
+    def __init__(self, world: World, pace: Pace, tell: Callable[[str], None]) -> None:
+        self._world = world
+        self._pace = pace
+        self._tell = tell
+        self._ended = threading.Event()
+        #: How often it expired.
+        self.times = 0
+
+    def run(self) -> None:
+        """Until `end`."""
+        pace = self._pace
+        while not self._ended.wait(pace.expires):
+            self.times += 1
+            self._tell("from now on Docker Hub refuses the token: it expired")
+            self._world.expire_hub_token()
+            if self._ended.wait(pace.replaced - pace.expires):
+                return
+            self._tell("a person puts a new token into its file")
+            self._world.replace_hub_token()
+            if self._ended.wait(pace.round - pace.replaced):
+                return
+
+    def end(self) -> None:
+        self._ended.set()
 
 
 # --- watching ----------------------------------------------------------------------------------
@@ -168,90 +246,149 @@ def _login(port: int, password: str) -> int:
 
 # --- telling -----------------------------------------------------------------------------------
 
+#: Columns of a terminal.
+_COLUMNS = 80
+
+
+def _introduction(pace: Pace) -> list[str]:
+    return [
+        *textwrap.wrap(
+            "AWS, Google, Docker Hub, the registries and fal are local stand-ins inside this"
+            " process. Nothing leaves this machine, and no credential of yours is used.",
+            _COLUMNS,
+        ),
+        "",
+        f"ecr        a password that lives {pace.life:g} s, not 12 h; refresher issues new ones",
+        f"gar        a service-account key, which ends in {_KEY_LIFE.days} days",
+        "dockerhub  an access token in a file, which expires; then a person replaces it",
+        "oci        a token for a registry in the manner of GHCR",
+        "",
+        *textwrap.wrap(
+            "All other numbers are the defaults, except that ecr is proved again every"
+            f" {pace.reverify} s, not 15 min, and the others every {pace.check} s, not 1 h or 6 h;"
+            " of their good checks only the first is shown. What a secret holds is shown by its"
+            " fingerprint.",
+            _COLUMNS,
+        ),
+        "",
+    ]
+
 
 class _Story:
-    """Tells a person what happens, a line an event."""
+    """Tells a person what happens, an event at a time."""
 
-    def __init__(self, echo: Callable[[str], None], world: World, life: timedelta) -> None:
+    def __init__(self, echo: Callable[[str], None], pace: Pace) -> None:
         self._echo = echo
-        self._world = world
-        self._life = life
+        self._pace = pace
         self._started = time.monotonic()
-        self._outcomes: list[Outcome] = []
+        self._lock = threading.Lock()
+        #: How often each outcome came, by target.
+        self._outcomes: Counter[tuple[str, Outcome]] = Counter()
+        #: How often the token that expires was refused.
+        self._refused = 0
 
     def begin(self, url: str, seconds: float | None) -> None:
-        life = f"{self._life.total_seconds():g} s"
-        self._echo("AWS, the registry and fal are local stand-ins inside this process.")
-        self._echo("Nothing leaves this machine, and no credential of yours is used.")
-        self._echo(f"Passwords live {life} instead of 12 h. Numbers are the defaults, except that")
-        self._echo(f"re-verification comes every {_reverify_seconds(self._life)} s, not 15 min.")
+        after = "" if seconds is None else f"after {seconds:g} s, or "
+        for line in _introduction(self._pace):
+            self._echo(line)
         self._echo(f"Status page: {url}")
-        ends = "Ctrl-C ends it" if seconds is None else f"ends after {seconds:g} s, or by Ctrl-C"
-        self._echo(f"The demo {ends}.")
+        self._echo(f"It ends {after}with Ctrl-C.")
         self._echo("")
+
+    def aside(self, text: str) -> None:
+        """Something that refresher did not do."""
+        self._tell("", text)
 
     def attempt(self, target: Target, status: Status, attempt: Attempt) -> None:
         """An observer of the daemon."""
         assert attempt.outcome is not None  # noqa: S101 - observers hear of finished attempts
         if attempt.failure is not None and attempt.failure.reason is FailureReason.INTERRUPTED:
             return  # the end of the demo cut it, which is no failure
-        self._outcomes.append(attempt.outcome)
-        passed = time.monotonic() - self._started
-        self._echo(f"{passed:6.1f} s  {_happened(attempt)}; {_standing(target, status)}")
+        with self._lock:
+            self._outcomes[target.name, attempt.outcome] += 1
+            self._refused += _refused(target, attempt)
+            times = self._outcomes[target.name, Outcome.CHECKED]
+        if target.renewable or attempt.outcome is not Outcome.CHECKED or times == 1:
+            self._tell(target.name, *_told(target, status, attempt))
 
-    def end(self, watch: Watch) -> bool:
-        refreshes = self._outcomes.count(Outcome.REFRESHED)
-        checks = self._outcomes.count(Outcome.CHECKED)
+    def _tell(self, who: str, *texts: str) -> None:
+        """Each text on lines of its own, as many as it takes."""
+        head = f"{time.monotonic() - self._started:6.1f} s  {who:<9}  "
+        wrap = partial(textwrap.wrap, break_on_hyphens=False, subsequent_indent=" " * len(head))
+        with self._lock:
+            for text in texts:
+                for line in wrap(text, _COLUMNS, initial_indent=head):
+                    self._echo(line)
+                head = " " * len(head)
+
+    def end(self, watch: Watch, expired: int) -> bool:
+        """The verdict; `expired`: how often a credential was to be refused."""
         passed = time.monotonic() - self._started
-        enough = refreshes >= (2 if passed >= self._life.total_seconds() / 2 else 1)
-        calls = self._world.aws.calls["GetAuthorizationToken"]
+        refreshes = self._outcomes[_TARGET, Outcome.REFRESHED]
+        enough = refreshes >= (2 if passed >= self._pace.life / 2 else 1)
+        planned = min(self._refused, expired)
+        failures = self._count(Outcome.FAILED) - planned
         self._echo("")
         self._echo(
-            f"In {passed:.0f} s: {refreshes} refreshes, {checks} re-verifications,"
-            f" {len(self._outcomes) - refreshes - checks} failures; {calls} calls to AWS."
+            f"In {passed:.0f} s: {self._count(Outcome.REFRESHED)} refreshes,"
+            f" {self._count(Outcome.CHECKED)} checks,"
+            f" {failures} failures besides {planned} planned."
         )
         self._echo(
-            f"The secret was judged at {watch.moments.asked} moments, {watch.moments.bad} of them"
-            f" bad, and by {watch.logins.asked} logins to the registry, {watch.logins.bad} refused."
+            f"ECR's secret: judged at {watch.moments.asked} moments, {watch.moments.bad} of them"
+            f" bad; {watch.logins.asked} logins, {watch.logins.bad} refused."
         )
-        self._echo(_verdict(watch, enough=enough))
-        return watch.good and enough
+        self._echo(_verdict(watch, enough=enough, failures=failures))
+        return watch.good and enough and not failures
+
+    def _count(self, outcome: Outcome) -> int:
+        return sum(times for (_, each), times in self._outcomes.items() if each is outcome)
 
 
-def _happened(attempt: Attempt) -> str:
-    if attempt.failure is not None:
-        failure = attempt.failure
-        return f"failed at {failure.stage} ({failure.reason}): {failure.message}"
-    if attempt.outcome is Outcome.CHECKED:
-        return "re-verified: the registry accepts it"
-    return f"refreshed, because {attempt.reason}"
+def _refused(target: Target, attempt: Attempt) -> bool:
+    """Whether it is what an expired token leads to."""
+    failure = attempt.failure
+    if failure is None or target.name != _EXPIRING:
+        return False
+    return failure.stage is Stage.VERIFY and failure.reason is FailureReason.UNAUTHORIZED
 
 
-def _standing(target: Target, status: Status) -> str:
-    """What stands in the secret, by its fingerprint."""
+def _told(target: Target, status: Status, attempt: Attempt) -> Iterator[str]:
+    """What happened, and what stands in the secret by the beginning of its fingerprint."""
     secret = status.secret(target.secrets[0])
-    if secret.fingerprint is None or secret.expires_at is None:
-        return f"{secret.ref} is still empty"
-    left = (secret.expires_at - datetime.now(UTC)).total_seconds()
-    return f"{secret.ref} holds {secret.fingerprint}, good for {left:.1f} s"
+    holds = "is still empty" if secret.fingerprint is None else f"holds {secret.fingerprint[:8]}"
+    failure = attempt.failure
+    if failure is not None:
+        yield f"failed at {failure.stage} ({failure.reason}): {failure.message}"
+        yield f"{secret.ref} {holds}, as before"
+        return
+    checked = attempt.outcome is Outcome.CHECKED
+    did = "re-verified" if checked else f"refreshed, because {attempt.reason}"
+    yield f"{did}; {holds}{_lasting(target, secret.expires_at)}"
 
 
-def _verdict(watch: Watch, *, enough: bool) -> str:
+def _lasting(target: Target, expires_at: datetime | None) -> str:
+    if expires_at is None:
+        return ""
+    left = expires_at - datetime.now(UTC)
+    if target.renewable:
+        return f", {left.total_seconds():.1f} s left"
+    return f", {round(left / timedelta(days=1))} days left"
+
+
+def _verdict(watch: Watch, *, enough: bool, failures: int) -> str:
     if not watch.began:
         return "Bad: nothing was published."
     if not watch.good:
-        return "Bad: the secret did not hold a password that the registry accepts all the time."
+        return "Bad: ECR's secret did not always hold a password that the registry accepts."
     if not enough:
         return "Bad: the password was good, but was not refreshed when it was time."
-    return "Good: at every moment the secret held a password that the registry accepts."
+    if failures:
+        return "Bad: the password was good, but something else failed that should not."
+    return "Good: at every moment it held a password that the registry accepts."
 
 
 # --- surroundings ------------------------------------------------------------------------------
-
-
-def _reverify_seconds(life: timedelta) -> int:
-    """Often enough to be seen between two refreshes."""
-    return max(1, round(life.total_seconds() / 8))
 
 
 def _free_port() -> int:

@@ -48,24 +48,57 @@ class Story:
             return connection.getresponse().status
 
 
-def test_it_refreshes_and_ends_by_itself() -> None:
-    """Two refreshes and some re-verifications later it says that all was good, and is true."""
+@pytest.fixture(scope="module")
+def story() -> Story:
+    """A demo of four seconds, which was good."""
     before = dict(os.environ)
     story = Story()
-
     assert run(4, 0, story, life=timedelta(seconds=6))
+    assert dict(os.environ) == before
+    return story
 
+
+def test_it_refreshes_and_ends_by_itself(story: Story) -> None:
+    """Refreshes, re-verifications and an expired token later all was good, and it says so."""
     assert story.count("local stand-ins") == 1
     assert story.page == 200
-    assert story.count("refreshed, because missing") == 1
-    assert story.count("refreshed, because stale") >= 1
-    # Once a second, not at every tick.
-    assert 1 <= story.count("re-verified") <= 4
-    assert "0 failures" in story.lines[-3]
+    for name in ("ecr", "gar", "dockerhub", "oci"):
+        assert story.count(f"s  {name:<9}  refreshed, because missing") == 1
+    assert story.count("ecr        refreshed, because stale") >= 1
+    # Once a second, not at every tick; of the others the first check only.
+    assert 1 <= story.count("ecr        re-verified") <= 4
+    assert story.count("oci        re-verified") == 1
+    assert "0 failures besides 1 planned" in story.lines[-3]
     assert " 0 of them bad" in story.lines[-2]
     assert story.lines[-1].startswith("Good:")
-    assert not [line for line in story.lines if re.search(r"[A-Za-z0-9+/=]{40}", line)]
-    assert dict(os.environ) == before
+
+
+def test_it_is_fit_to_be_read(story: Story) -> None:
+    """No line is too long for a terminal, and none holds a value."""
+    assert not [line for line in story.lines if len(line) > 80]
+    assert not [line for line in story.lines if re.search(r"[A-Za-z0-9+/=_-]{30}", line)]
+
+
+def test_it_says_why_the_expired_token_was_refused_and_what_stands_now(story: Story) -> None:
+    """The reason, what to do, and that the secret holds what it held."""
+    told = " ".join(" ".join(story.lines).split())
+    first = re.search(r"dockerhub refreshed, because missing; holds (\w{8})", told)
+    assert first is not None
+    _, _, after = told.partition("refuses the token: it expired")
+    assert "failed at verify (unauthorized)" in after
+    assert "personal access token is expired; make a new token" in after
+    assert f"DOCKERHUB_TOKEN (main) holds {first[1]}, as before" in after
+
+
+@pytest.mark.slow  # the daemon looks at files every 20 s
+def test_the_replaced_token_is_published_by_itself() -> None:
+    """Nobody asks for it: the watch on its file finds it."""
+    story = Story()
+
+    assert run(24, 0, story)
+
+    assert story.count("a person puts a new token into its file") == 1
+    assert story.count("dockerhub  refreshed, because value_changed") == 1
 
 
 def test_ctrl_c_ends_it() -> None:
@@ -77,8 +110,23 @@ def test_ctrl_c_ends_it() -> None:
     assert run(None, 0, story)
 
     timer.join()
-    assert story.count("Ctrl-C ends it") == 1
+    assert story.count("It ends with Ctrl-C.") == 1
     assert story.lines[-1].startswith("Good:")
+
+
+def test_it_is_false_where_something_else_fails() -> None:
+    """Of the refusals only that of the expired token is planned."""
+    story = Story()
+
+    def spoiling(line: str) -> None:
+        story(line)
+        if "oci        refreshed" in line:
+            os.environ["GHCR_TOKEN"] = "wrong"  # until the demo gives the environment back
+
+    assert not run(3, 0, spoiling, life=timedelta(seconds=6))
+
+    assert story.count("oci        failed at verify (unauthorized)") == 1
+    assert story.lines[-1].startswith("Bad:")
 
 
 def test_it_is_false_where_a_password_died_in_the_secret() -> None:

@@ -7,7 +7,6 @@ answer, notes the clock of the peer, and ends google-auth's retries, since the p
 from __future__ import annotations
 
 import os
-import re
 import ssl
 import threading
 from collections.abc import Callable, Mapping
@@ -30,7 +29,7 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-from refresher.clock import Clock, Skews
+from refresher.clock import Clock, Skews, retry_after
 from refresher.deadline import within
 from refresher.errors import (
     Failure,
@@ -46,8 +45,6 @@ from refresher.sources.google_errors import VENDOR_ERRORS, NoToken, Refusal, ref
 SOCKET_SECONDS = 5.0
 #: The list of an account's certificates takes 1.5 KB each; an account has a dozen.
 MAX_BODY_BYTES = 256 * 1024
-#: A peer that asks for more is asked again all the same.
-MAX_RETRY_AFTER = 6 * 3600
 
 T = TypeVar("T")
 
@@ -88,7 +85,7 @@ class Talk(Request):
         self.skew = self._wire.note(peer, answer) or timedelta(0)
         if answer.status == 200:
             return answer
-        asked = _retry_after(answer.headers)
+        asked = self._wire.asked(answer)
         raise NoToken(refused(Refusal(peer, answer.status, answer.data, self.skew, asked)))
 
     def abandon(self) -> None:
@@ -151,7 +148,7 @@ class GoogleWire:
                 preload_content=False,
             )
             with closing(response):
-                data = _read(response, abandoned)
+                data = _read(response, peer, abandoned)
         except HTTPError as error:
             # Not chained: the error's object holds the request.
             raise NoToken(_no_answer(error, peer)) from None
@@ -161,6 +158,10 @@ class GoogleWire:
         """The peer's clock less ours, where the answer tells."""
         headers = answer.headers
         return self._skews.observe(peer, self._clock.now(), headers.get("Date"), headers.get("Age"))
+
+    def asked(self, answer: Answer) -> timedelta | None:
+        """How long the peer wants to be left alone, where the answer tells."""
+        return retry_after(answer.headers, self._clock.now())
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         """Plain HTTP is loopback or the metadata server, where a proxy has no business."""
@@ -174,13 +175,13 @@ class GoogleWire:
             self._proxy.clear()
 
 
-def _read(response: urllib3.BaseHTTPResponse, abandoned: threading.Event) -> bytes:
+def _read(response: urllib3.BaseHTTPResponse, peer: str, abandoned: threading.Event) -> bytes:
     """The body; stops where nobody waits for it any more. Raises `NoToken` for one too long."""
     body = b""
     while not abandoned.is_set() and (chunk := response.read1(65536, decode_content=False)):
         body += chunk
         if len(body) > MAX_BODY_BYTES:
-            raise NoToken(InvalidResponse("an answer of more than 256 KiB; is that Google?"))
+            raise NoToken(InvalidResponse(f"{peer} sent more than 256 KiB; is that Google?"))
     return body
 
 
@@ -221,11 +222,3 @@ def _no_answer(error: HTTPError, peer: str) -> Failure:
     if isinstance(error, ConnectTimeoutError | ReadTimeoutError):
         return TimedOut(f"{peer} did not answer in time")
     return Unavailable(f"{peer} gave no whole answer; check network and proxy")
-
-
-def _retry_after(headers: Mapping[str, str]) -> timedelta | None:
-    """`Retry-After` in its form of seconds, at most 6 h (RFC 9110 section 10.2.3)."""
-    seconds = headers.get("Retry-After", "").strip()
-    if not re.fullmatch(r"\d{1,9}", seconds, re.ASCII):
-        return None
-    return timedelta(seconds=min(int(seconds), MAX_RETRY_AFTER))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import json
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from refresher.clock import SystemClock
 from refresher.config import load
 from refresher.engine import Engine, running
 from refresher.model import Actor, Outcome
-from refresher.sandbox.world import REGISTRY, World, secret_name
+from refresher.sandbox.world import REGISTRY, STATIC_SECRETS, World, secret_name
 
 
 @pytest.fixture
@@ -85,6 +86,48 @@ def test_the_engine_keeps_every_target_of_a_written_config(inside: World, tmp_pa
         assert standing is not None
         assert inside.aws.passwords.judge(standing, datetime.now(UTC)) == "good"
         assert login(inside, standing) == 200
+
+
+def keep_all(world: World) -> dict[str, Outcome | None]:
+    """How one pass over a target of each kind ended."""
+    path = world.write_config(world.directory / "refresher.toml", kinds=STATIC_SECRETS)
+    config = load(path, world.environ, follow="files")
+    with running(Engine(config, clock=SystemClock())) as engine:
+        engine.take_up()
+        attempts = engine.control.refresh(list(config.targets), Actor.CLI)
+        engine.scheduler.run_once(attempts, engine.stopping)
+        ended = {name: engine.store.attempt(each) for name, each in attempts.items()}
+    return {name: attempt.outcome for name, attempt in ended.items() if attempt}
+
+
+def test_a_target_of_each_kind_is_kept(inside: World) -> None:
+    """What lies in the files and in the environment is accepted, and then stands in fal."""
+    assert set(keep_all(inside).values()) == {Outcome.REFRESHED}
+
+    standing = {kind: inside.fal.value("main", name) for kind, name in STATIC_SECRETS.items()}
+    assert standing["dockerhub"] == inside.hub_token_file.read_text()
+    assert standing["oci"] == inside.oci_token
+    assert base64.b64decode(standing["gar"] or "") == inside.key_file.read_bytes()
+    assert json.loads(inside.key_file.read_text())["token_uri"] == inside.google.token_uri
+
+
+def test_the_hub_token_expires_and_is_replaced(inside: World) -> None:
+    """An expired one is refused, and what a person then puts into the file is not."""
+    inside.expire_hub_token()
+    assert keep_all(inside)["dockerhub"] is Outcome.FAILED
+    assert inside.fal.value("main", "DOCKERHUB_TOKEN") is None
+
+    inside.replace_hub_token()
+    assert keep_all(inside)["dockerhub"] is Outcome.REFRESHED
+    assert inside.fal.value("main", "DOCKERHUB_TOKEN") == inside.hub_token_file.read_text()
+
+
+def test_files_with_credentials_are_for_their_owner_only(inside: World) -> None:
+    """As a person should keep them."""
+    keep_all(inside)
+    assert {path.stat().st_mode & 0o777 for path in (inside.key_file, inside.hub_token_file)} == {
+        0o600
+    }
 
 
 def test_an_environment_loses_what_leads_out(world: World) -> None:
