@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from datetime import timedelta
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -20,129 +18,25 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
-from starlette.datastructures import State
-from starlette.types import Receive, Scope, Send
 
-from refresher import view, web
-from refresher.api import Server, Services, build, is_loopback
-from refresher.clock import ManualClock, Skews
-from refresher.control import Control
+from refresher.api import Server, is_loopback
+from refresher.clock import ManualClock
 from refresher.errors import RefresherError, Unavailable
 from refresher.health import ATTEMPT_LIMIT, TICK_LIMIT, Health, Tick
-from refresher.metrics import Metrics
-from refresher.model import Actor, DueReason, Status, Store, Trigger, Verdict
+from refresher.model import Actor, DueReason, Status, Verdict
 from refresher.references import Reference
 from tests.conftest import NOON
 from tests.peers import free_port
-from tests.script import Bench
+from tests.serving import JSON, WORKERS, Daemon, Stage, staged, wait_for
 
-JSON = {"Content-Type": "application/json"}
 REFRESH = "/api/v1/targets/ecr/refresh"
-WORKERS = 2
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Return once the condition holds, which takes a moment."""
-    until = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
-
-
-class Stage:
-    """What the one server of these tests serves: the application of the test that runs."""
-
-    def __init__(self) -> None:
-        self.state = State()
-        self.app: Starlette | None = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        assert self.app is not None
-        await self.app(scope, receive, send)
 
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
-    """A real server; one for all tests, because each takes a fifth of a second to stop."""
-    stage = Stage()
-    server = Server(stage, "127.0.0.1", 0)  # type: ignore[arg-type]
-    server.start()
-    stage.state.port = server.port
-    yield stage
-    server.stop(5)
-
-
-class Daemon:
-    """The API of a process whose attempts a test makes by hand."""
-
-    def __init__(self, clock: ManualClock, stage: Stage) -> None:
-        self._stage = stage
-        self.bench = Bench(clock)
-        self.clock = clock
-        self.health = Health(WORKERS, clock.monotonic())
-        self.health.tick(Tick(NOON, 0.0), clock.monotonic())
-        self.targets = {"ecr": self.bench.target()}
-        self.starting: str | None = None
-        self._open = ExitStack()
-        self._open.callback(self.bench.store.close)
-
-    def build(
-        self,
-        *,
-        api_token: Reference | None = None,
-        loopback: bool = True,
-        store: Store | None = None,
-    ) -> Starlette:
-        """The application of this daemon."""
-        store = store or self.bench.store
-        return build(
-            Services(
-                store=store,
-                targets=lambda: self.targets,
-                control=Control(store, lambda: self.targets, self.clock),
-                metrics=self.metrics(),
-                health=self.health,
-                clock=self.clock,
-                ready=lambda: self.starting,
-                api_token=api_token,
-                loopback=loopback,
-            )
-        )
-
-    def serve(self, app: Starlette | None = None) -> httpx.Client:
-        """A client of a server of this application, which ends with the daemon."""
-        self._stage.app = app or self.build()
-        base_url = f"http://127.0.0.1:{self._stage.state.port}"
-        return self._open.enter_context(httpx.Client(base_url=base_url, timeout=10))
-
-    def metrics(self) -> Metrics:
-        return Metrics(
-            store=self.bench.store,
-            targets=lambda: self.targets,
-            health=self.health,
-            skews=Skews(),
-            clock=self.clock,
-            version="1.2.3",
-        )
-
-    def answer_wishes(self) -> threading.Thread:
-        """A worker that makes the next attempt which somebody asks for."""
-        worker = threading.Thread(target=self._answer_next_wish)
-        worker.start()
-        return worker
-
-    def _answer_next_wish(self) -> None:
-        wait_for(lambda: any(self._wishes()))
-        name, wish = next(self._wishes())
-        self.bench.refresher.attempt(self.targets[name], DueReason.FORCED, wish.actor, wish.id)
-
-    def _wishes(self) -> Iterator[tuple[str, Trigger]]:
-        for name, status in self.bench.store.statuses().items():
-            if status.trigger is not None:
-                yield name, status.trigger
-
-    def close(self) -> None:
-        self._open.close()
+    """A real server for the tests of this module."""
+    with staged() as stage:
+        yield stage
 
 
 @pytest.fixture
@@ -680,66 +574,7 @@ def test_a_peer_that_hangs_up_is_no_bug(
     assert daemon.bench.store.statuses() == {}
 
 
-# --- the page and the description --------------------------------------------------------------
-
-
-def test_the_page_shows_each_target_and_escapes_what_it_shows(
-    daemon: Daemon, client: httpx.Client
-) -> None:
-    """What a peer says cannot become part of the page."""
-    daemon.bench.issuer.failure = Unavailable("<script>alert(1)</script> & more")
-    daemon.bench.attempt(daemon.targets["ecr"])
-    answer = client.get("/")
-
-    assert answer.headers["content-type"] == "text/html; charset=utf-8"
-    assert "<td>ecr</td>" in answer.text
-    assert "source/unavailable: &lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in answer.text
-    assert "<script" not in answer.text
-
-
-def test_the_page_works_under_its_own_policy(client: httpx.Client) -> None:
-    """No inline style or script, and nothing from elsewhere."""
-    page = client.get("/").text
-    assert not re.search(r"<style|<script|\son\w+=|\sstyle=", page)
-    assert re.findall(r'(?:href|src)="([^"]*)"', page) == ["/style.css"]
-    assert client.get("/style.css").headers["content-type"].startswith("text/css")
-
-
-@pytest.mark.parametrize(
-    ("change", "words"), [("pause", "unknown, paused"), ("disable", "unknown, disabled")]
-)
-def test_the_page_shows_what_is_parked(
-    daemon: Daemon, client: httpx.Client, change: str, words: str
-) -> None:
-    """A target that nobody keeps does not look like one that is kept."""
-    if change == "pause":
-        client.post("/api/v1/targets/ecr/pause", headers=JSON)
-    else:
-        daemon.targets = {"ecr": daemon.bench.target(enabled=False)}
-    assert f"<td>{words}</td>" in client.get("/").text
-
-
-@pytest.mark.parametrize(
-    ("targets", "state_up", "words"),
-    [(True, False, "The state cannot be written"), (False, True, "No targets are configured")],
-)
-def test_the_page_says_what_is_wrong_with_the_process(
-    daemon: Daemon, targets: bool, state_up: bool, words: str
-) -> None:
-    """What no row of the table would show."""
-    daemon.bench.adopt(daemon.targets["ecr"])
-    views = [
-        view.target_view(daemon.targets["ecr"], daemon.bench.status(daemon.targets["ecr"]), NOON)
-    ]
-    assert words in web.page(views if targets else [], NOON, state_up=state_up)
-    assert words not in web.page(views, NOON, state_up=True)
-
-
-def test_the_page_is_package_data() -> None:
-    """The files that the page is made of are found where the package is."""
-    web = resources.files("refresher.web")
-    assert web.joinpath("page.html").is_file()
-    assert web.joinpath("style.css").is_file()
+# --- the description ----------------------------------------------------------------------------
 
 
 def test_the_description_is_valid_openapi(client: httpx.Client) -> None:
@@ -755,6 +590,7 @@ def test_the_description_names_every_path(client: httpx.Client) -> None:
     }
     assert described == {
         ("GET", "/"),
+        ("GET", "/targets/{name}"),
         ("GET", "/livez"),
         ("GET", "/readyz"),
         ("GET", "/metrics"),

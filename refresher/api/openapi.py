@@ -8,7 +8,15 @@ from types import NoneType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints, is_typeddict
 
 from refresher import __version__
-from refresher.view import AttemptView, FailureView, SecretView, StageView, TargetView
+from refresher.view import (
+    AttemptView,
+    FailureView,
+    LayerView,
+    SecretView,
+    StageView,
+    TargetView,
+)
+from refresher.web import STATES
 
 Schema = dict[str, Any]
 
@@ -16,6 +24,7 @@ _PLAIN = {str: "string", bool: "boolean", int: "integer", float: "number", NoneT
 _COMPONENTS = {
     AttemptView: "Attempt",
     FailureView: "Failure",
+    LayerView: "Layer",
     SecretView: "Secret",
     StageView: "Stage",
     TargetView: "Target",
@@ -125,7 +134,11 @@ def _reading() -> Schema:
     attempts = _object({"attempts": _list_of("Attempt")})
     limit = _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100})
     return {
-        "/": {"get": _operation("statusPage", "Status page.", _content("text/html"))},
+        "/": {"get": _status_page()},
+        "/targets/{name}": {
+            "parameters": [_NAME],
+            "get": _operation("targetPage", "The page of one target.", _content("text/html")),
+        },
         "/livez": {"get": _operation("livez", "Whether a restart would help: 503.", _json(_OK))},
         "/readyz": {"get": _readyz()},
         "/metrics": {"get": _operation("metrics", "Prometheus.", _content("text/plain"))},
@@ -142,6 +155,11 @@ def _reading() -> Schema:
             "get": _operation("attempts", "The history, newest first.", _json(attempts), [limit]),
         },
     }
+
+
+def _status_page() -> Schema:
+    text, state = _query("q", _STRING), _query("state", {"type": "string", "enum": list(STATES)})
+    return _operation("statusPage", "Status page.", _content("text/html"), [text, state])
 
 
 def _readyz() -> Schema:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
@@ -11,12 +12,12 @@ from starlette.responses import JSONResponse, Response
 
 MEDIA_TYPE = "application/problem+json"
 
-#: What every answer carries. The page needs its own style sheet and nothing else.
+#: What every answer carries. The page needs its own style, script and icon, and asks nobody else.
 SECURITY_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'self';"
-        " frame-ancestors 'none'"
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self';"
+        " connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     ),
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -34,6 +35,18 @@ def problem(
     title = HTTPStatus(status).phrase
     body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     return JSONResponse({**body, **(extensions or {})}, status, headers, media_type=MEDIA_TYPE)
+
+
+def unprocessable(detail: str) -> HTTPException:
+    """The request is well formed, and something in it makes no sense."""
+    return HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
+
+
+def unknown_targets(names: Sequence[str], known: Iterable[str]) -> str:
+    """That these are no targets, with the nearest one that is."""
+    near = difflib.get_close_matches(names[0], known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"no target is named {', '.join(names)}{hint}"
 
 
 async def refused(request: Request, error: Exception) -> Response:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -14,19 +12,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from refresher import view, web
+from refresher import view
 from refresher.api import openapi, problems
 from refresher.api.guard import Edge, Guard
-from refresher.api.problems import problem
-from refresher.clock import Clock
-from refresher.control import Control
-from refresher.health import Health
-from refresher.metrics import Metrics
-from refresher.model import Actor, Attempt, Status, Store, Target
-from refresher.references import Reference
+from refresher.api.pages import ASSETS, Pages
+from refresher.api.problems import problem, unknown_targets, unprocessable
+from refresher.api.services import Services
+from refresher.model import Actor, Attempt, Status, Target
 from refresher.view import TargetView
 
 #: Seconds that `?wait=` may ask for.
@@ -40,32 +35,14 @@ _DEFAULT_ATTEMPTS = 100
 _FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
-    """What the API speaks for."""
-
-    store: Store
-    #: The targets of the present configuration, by name.
-    targets: Callable[[], Mapping[str, Target]]
-    control: Control
-    metrics: Metrics
-    health: Health
-    clock: Clock
-    #: Why the daemon has not started yet, in words; None once it has.
-    ready: Callable[[], str | None]
-    #: What a POST must bring; None where none is configured.
-    api_token: Reference | None
-    #: Whether the listener is reached from this machine alone.
-    loopback: bool
-
-
 def build(services: Services) -> Starlette:
     """The application; nothing runs before a server takes it up."""
-    api = _Api(services)
+    api, pages = _Api(services), Pages(services)
     app = Starlette(
         routes=[
-            Route("/", api.page),
-            Route("/style.css", _style),
+            Route("/", pages.fleet),
+            Route("/targets/{name}", pages.target),
+            *ASSETS,
             Route("/livez", api.livez),
             Route("/readyz", api.readyz),
             Route("/metrics", api.metrics),
@@ -91,10 +68,6 @@ def build(services: Services) -> Starlette:
     return app
 
 
-def _style(_request: Request) -> Response:
-    return Response(web.style(), media_type="text/css")
-
-
 def _openapi(_request: Request) -> Response:
     return JSONResponse(openapi.document())
 
@@ -107,12 +80,6 @@ class _Api:
         self._guard = Guard(services.api_token, services.loopback)
 
     # --- reading -------------------------------------------------------------------------------
-
-    def page(self, _request: Request) -> Response:
-        services = self._services
-        return HTMLResponse(
-            web.page(self._views(), services.clock.now(), state_up=services.store.up)
-        )
 
     async def livez(self, _request: Request) -> Response:
         stuck = self._services.health.stuck(self._services.clock.monotonic())
@@ -230,7 +197,7 @@ class _Api:
         targets = self._services.targets()
         target = targets.get(request.path_params["name"])
         if target is None:
-            detail = _unknown([request.path_params["name"]], targets)
+            detail = unknown_targets([request.path_params["name"]], targets)
             raise HTTPException(HTTPStatus.NOT_FOUND, detail)
         return target
 
@@ -241,12 +208,12 @@ class _Api:
             return [name for name, target in targets.items() if target.enabled]
         names = body["targets"]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise _unprocessable("`targets` is not a list of names")
+            raise unprocessable("`targets` is not a list of names")
         if not names:
-            raise _unprocessable("`targets` is empty; leave it out to mean all")
+            raise unprocessable("`targets` is empty; leave it out to mean all")
         unknown = [name for name in names if name not in targets]
         if unknown:
-            raise _unprocessable(_unknown(unknown, targets))
+            raise unprocessable(unknown_targets(unknown, targets))
         parked = [name for name in names if not targets[name].enabled]
         if parked:
             raise HTTPException(HTTPStatus.CONFLICT, _parked(parked))
@@ -297,16 +264,6 @@ def _status_code(ended: bool) -> int:
 # --- requests ----------------------------------------------------------------------------------
 
 
-def _unprocessable(detail: str) -> HTTPException:
-    return HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
-
-
-def _unknown(names: Sequence[str], known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(names[0], known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"no target is named {', '.join(names)}{hint}"
-
-
 def _parked(names: Sequence[str]) -> str:
     return f"parked by `enabled = false` in the configuration: {', '.join(names)}"
 
@@ -315,20 +272,20 @@ def _refuse_unknown(body: Mapping[str, Any], known: set[str]) -> None:
     unknown = sorted(body.keys() - known)
     if unknown:
         allowed = ", ".join(sorted(known)) or "none"
-        raise _unprocessable(f"unknown members: {', '.join(unknown)}; known: {allowed}")
+        raise unprocessable(f"unknown members: {', '.join(unknown)}; known: {allowed}")
 
 
 def _flag(request: Request, name: str) -> bool:
     given = request.query_params.get(name, "false")
     if given.lower() not in _FLAGS:
-        raise _unprocessable(f"?{name}= is neither 1 nor 0")
+        raise unprocessable(f"?{name}= is neither 1 nor 0")
     return _FLAGS[given.lower()]
 
 
 def _retry_refused(request: Request, body: Mapping[str, Any]) -> bool:
     given = body.get("retry_refused", False)
     if not isinstance(given, bool):
-        raise _unprocessable("`retry_refused` is neither true nor false")
+        raise unprocessable("`retry_refused` is neither true nor false")
     return given or _flag(request, "retry_refused")
 
 
@@ -338,7 +295,7 @@ def _wait(request: Request) -> float:
     except ValueError:
         seconds = -1
     if not 0 <= seconds <= LONGEST_WAIT:
-        raise _unprocessable(f"?wait= is not a number of seconds from 0 to {LONGEST_WAIT:g}")
+        raise unprocessable(f"?wait= is not a number of seconds from 0 to {LONGEST_WAIT:g}")
     return seconds
 
 
@@ -346,7 +303,7 @@ def _limit(request: Request) -> int:
     given = request.query_params.get("limit", str(_DEFAULT_ATTEMPTS))
     limit = int(given) if given.isascii() and given.isdigit() and len(given) <= 4 else 0
     if not 1 <= limit <= MOST_ATTEMPTS:
-        raise _unprocessable(f"?limit= is not a number from 1 to {MOST_ATTEMPTS}")
+        raise unprocessable(f"?limit= is not a number from 1 to {MOST_ATTEMPTS}")
     return limit
 
 
