@@ -1,0 +1,55 @@
+"""The configuration of a daemon that may have a fal project for its source."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from refresher import logs
+from refresher.cli.settings import Settings
+from refresher.errors import ConfigError
+
+if TYPE_CHECKING:
+    from refresher.config import Config
+    from refresher.discovery import Composed
+
+
+class Reader:
+    """Reads the configuration anew at every call, and logs what came from where."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._unread: frozenset[str] | None = None
+
+    def __call__(self) -> Config:
+        """Raises `ConfigError`, also where a file of the project cannot be read any more."""
+        project = self._settings.project
+        if project is None:
+            return self._settings.load("environment")
+        composed = self._settings.compose(project, "environment")
+        self._refuse_worse(composed)
+        self._tell(composed)
+        return composed.config
+
+    def _refuse_worse(self, composed: Composed) -> None:
+        """A file that is broken while it is edited must not take targets away."""
+        problems = composed.discovery.problems
+        if self._unread is not None:
+            worse = [str(each) for each in problems if each.file not in self._unread]
+            if worse:
+                raise ConfigError(*worse)
+        self._unread = frozenset(each.file for each in problems)
+
+    def _tell(self, composed: Composed) -> None:
+        file = self._settings.file
+        logs.event(
+            "config.composed",
+            file=None if file is None else str(file),
+            from_file=list(composed.from_file),
+            project=str(self._settings.project),
+            from_project=dict(composed.from_project),
+        )
+        for problem in composed.discovery.problems:
+            logs.warning("discovery.unread", message=str(problem))
+        for finding in composed.discovery.unkept:
+            message = f"{finding.app} ({finding.place}): {finding.advice}"
+            logs.warning("discovery.not_kept", registry=finding.registry, message=message)
