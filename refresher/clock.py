@@ -1,12 +1,17 @@
-"""The one clock at the edge, the hand-moved one for tests, and what peers say of ours."""
+"""The one clock at the edge, the hand-moved one for tests, and what peers tell of time."""
 
 from __future__ import annotations
 
+import re
 import threading
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Protocol
+
+#: A peer that asks to be left alone for longer is asked again all the same.
+MAX_RETRY_AFTER = timedelta(hours=6)
 
 
 class Clock(Protocol):
@@ -71,12 +76,9 @@ class Skews:
         """
         if date is None or age is not None:
             return None
-        try:
-            told = parsedate_to_datetime(date)
-        except (ValueError, OverflowError):  # a year or zone of twenty digits overflows
+        told = _http_date(date)
+        if told is None:
             return None
-        if told.tzinfo is None:
-            told = told.replace(tzinfo=UTC)
         skew = told - now
         with self._lock:
             self._seconds[peer] = skew.total_seconds()
@@ -86,3 +88,30 @@ class Skews:
         """A copy: peer to seconds, positive where the peer is ahead."""
         with self._lock:
             return dict(self._seconds)
+
+
+def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta | None:
+    """How long the peer asks us to stay away, at most 6 h; None where it does not.
+
+    `headers` by their names in lower case. `Retry-After` holds seconds or a date (RFC 9110
+    section 10.2.3); Docker Hub's `X-Retry-After` holds a Unix time.
+    """
+    until = headers.get("x-retry-after", "").strip()
+    after = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d{1,12}", until, re.ASCII):
+        seconds = int(until) - now.timestamp()
+    elif re.fullmatch(r"\d{1,12}", after, re.ASCII):
+        seconds = int(after)
+    else:
+        seconds = ((_http_date(after) or now) - now).total_seconds()
+    if seconds <= 0:
+        return None
+    return timedelta(seconds=min(seconds, MAX_RETRY_AFTER.total_seconds()))
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        told = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):  # a year or zone of twenty digits overflows
+        return None
+    return told if told.tzinfo else told.replace(tzinfo=UTC)

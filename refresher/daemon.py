@@ -31,6 +31,7 @@ WATCH_SECONDS = 5.0
 _PARTING_SECONDS = 1.0
 
 _MINUTE = 60.0
+_STATE_SECONDS = 5.0
 _VALUE_SECONDS = 20.0
 _LISTING_SECONDS = 15 * _MINUTE
 
@@ -67,6 +68,8 @@ class Daemon:
         self._options = options
         self._clock = clock or SystemClock()
         self._config = self._read()
+        #: Of the last reload, where it was rejected.
+        self._config_problem: str | None = None
         self._seen = _stamp(options.path)
         self._watched_at = self._clock.monotonic()
         # A signal handler may put into it at any moment, which an Event's lock would not bear.
@@ -99,12 +102,13 @@ class Daemon:
             count=self._metrics.notified,
             ca_bundle=self._config.daemon.ca_bundle,
         )
-        self._server = Server(build(self._services()), *self._config.daemon.address)
+        self._address = self._config.daemon.address
+        self._server = Server(build(self._services()), *self._address)
 
     @property
     def url(self) -> str:
         """Where the status page is."""
-        host = self._config.daemon.address[0]
+        host = self._address[0]
         return f"http://{f'[{host}]' if ':' in host else host}:{self._server.port}"
 
     def run(self) -> None:
@@ -113,13 +117,15 @@ class Daemon:
         try:
             self._server.start()
             logs.event("daemon.started", version=__version__, url=self.url, **self._numbers())
+            self._warn_if_read_only()
             engine.take_up()
             engine.scheduler.start()
+            engine.scheduler.every(_STATE_SECONDS, engine.watch_state)
             engine.scheduler.every(_MINUTE, lambda: engine.tidy(self._config))
             engine.scheduler.every(_MINUTE, self._notifier.look)
             engine.scheduler.every(HEARTBEAT_SECONDS, self._heartbeat.beat)
             engine.scheduler.every(_VALUE_SECONDS, engine.watch_values)
-            engine.scheduler.every(_LISTING_SECONDS, engine.find_vanished)
+            engine.scheduler.every(_LISTING_SECONDS, engine.find_drift)
             while self._turn():
                 pass
         finally:
@@ -136,13 +142,16 @@ class Daemon:
             self._engine.use(config)
         except ConfigError as error:
             self._metrics.config_read(self._clock.now(), successful=False)
+            self._config_problem = error.problems[0]
             for problem in error.problems:
                 logs.error("config.rejected", message=problem)
             return
         self._metrics.config_read(self._clock.now(), successful=True)
+        self._config_problem = None
         restart = [key for key in _FIXED if _differs(config, self._config, key)]
         self._config = config
         logs.event("config.reloaded", **self._numbers())
+        self._warn_if_read_only()
         if restart:
             logs.warning("config.restart_needed", keys=restart)
 
@@ -201,7 +210,7 @@ class Daemon:
         self._notifier.observe(target, status, attempt)
 
     def _services(self) -> Services:
-        engine, daemon = self._engine, self._config.daemon
+        engine = self._engine
         return Services(
             store=engine.store,
             targets=lambda: engine.targets,
@@ -210,9 +219,23 @@ class Daemon:
             health=engine.health,
             clock=self._clock,
             ready=self._not_ready,
-            api_token=daemon.api_token,
-            loopback=is_loopback(daemon.address[0]),
+            config_problem=lambda: self._config_problem,
+            token=lambda: self._config.daemon.api_token,
+            loopback=self._loopback,
         )
+
+    @property
+    def _loopback(self) -> bool:
+        """Whether it listens for this machine alone, which no reload changes."""
+        return is_loopback(self._address[0])
+
+    def _warn_if_read_only(self) -> None:
+        if self._config.daemon.api_token is None and not self._loopback:
+            logs.warning(
+                "api.read_only",
+                url=self.url,
+                message="whoever reaches it may read, and nobody may ask; set daemon.api_token",
+            )
 
     def _troubles(self) -> list[str]:
         """Why all is not well, a line each: for the heartbeat."""

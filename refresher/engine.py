@@ -6,12 +6,11 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from random import Random
 
-from refresher import listing, logs, record
+from refresher import listing, logs, policy, record
 from refresher.clock import Clock, Skews
 from refresher.config import Account, Config
 from refresher.control import Control
@@ -23,6 +22,7 @@ from refresher.model import (
     Observer,
     Publisher,
     SecretRef,
+    SecretStatus,
     SecretValue,
     Status,
     Target,
@@ -30,7 +30,7 @@ from refresher.model import (
 )
 from refresher.publish.fal import FalPublisher
 from refresher.refresh import Refresher
-from refresher.scheduler import Scheduler, adopt, resume
+from refresher.scheduler import Scheduler, adopt, close_orphans, resume
 from refresher.state import SqlStore
 from refresher.targets import Parts, build
 
@@ -64,6 +64,7 @@ class Engine:
         self._channels: list[FalPublisher] = []
         self._use_accounts(config)
         self.store = _open_store(config, clock, dry_run)
+        self._state_trouble: str | None = None
         self.held = Held()
         self.health = Health(config.daemon.workers, clock.monotonic())
         self.control = Control(self.store, lambda: self.targets, clock)
@@ -88,10 +89,26 @@ class Engine:
 
     def take_up(self) -> None:
         """Pick up where an earlier process stopped, and say what a first publish overwrites."""
+        for line in self.store.exposed():
+            logs.warning("state.permissions_wide", message=line)
+        self.watch_state()
         now = self.clock.now()
         adopt(self.store, self.targets, now)
         resume(self.store, self.targets, now)
         self.announce_overwrites()
+
+    def watch_state(self) -> None:
+        """Try a state that is away once more; say what is wrong with it, and when it is back."""
+        self.store.retry()
+        trouble = self.store.last_error
+        if trouble == self._state_trouble:
+            return
+        self._state_trouble = trouble
+        if trouble is not None:
+            logs.error("state.down", message=trouble)
+            return
+        logs.event("state.up")
+        close_orphans(self.store, self.clock.now())
 
     def use(self, config: Config) -> None:
         """Keep the targets of another configuration from now on.
@@ -114,16 +131,30 @@ class Engine:
                 present_since=_date(overwrite.found.created_time),
             )
 
-    def find_vanished(self) -> None:
-        """Make due what we wrote and fal does not list any more."""
+    def find_drift(self) -> None:
+        """Make due what fal does not list any more, or lists as written by another."""
+        at = self.clock.now()
         statuses = self.store.statuses()
         kept = [statuses[name] for name in self.targets if name in statuses]
         refs = [secret.ref for status in kept for secret in status.secrets]
         there = listing.read(self._publishers, [r for r in refs if r.account in self._publishers])
+        look = listing.Look(at, there, listing.moving(kept))
         for status in kept:
-            for ref in listing.vanished(there, status):
-                logs.warning("secret.vanished", target=status.name, secret=str(ref))
-                self.store.update(status.name, partial(_drifted, status, ref, self.clock.now()))
+            if listing.noted(status, look) != status:
+                self._note_drift(status, look)
+
+    def _note_drift(self, known: Status, look: listing.Look) -> None:
+        seen: list[SecretStatus] = []
+
+        def change(old: Status | None) -> Status:
+            before = old or known
+            after = listing.noted(before, look)
+            seen[:] = listing.news(before.secrets, after.secrets)
+            return after
+
+        self.store.update(known.name, change)
+        for secret in seen:
+            _log_drift(known.name, secret, self.clock.now())
 
     def watch_values(self) -> None:
         """Make due what has another value than was last read; a bad one waits for its retry."""
@@ -217,14 +248,15 @@ def _open_store(config: Config, clock: Clock, dry_run: bool) -> SqlStore:
     )
 
 
-def _drifted(known: Status, ref: SecretRef, now: datetime, old: Status | None) -> Status:
-    status = old or known
-    secrets = tuple(replace(s, drifted=True) if s.ref == ref else s for s in status.secrets)
-    return replace(status, secrets=secrets, next_attempt_at=min(status.next_attempt_at, now))
-
-
 def _value_changed(known: Status, now: datetime, old: Status | None) -> Status:
     return record.value_changed(old or known, now)
+
+
+def _log_drift(target: str, secret: SecretStatus, now: datetime) -> None:
+    name = "secret.vanished" if secret.vanished else "secret.rewritten"
+    fields = {} if secret.vanished else {"since": _date(secret.created_time)}
+    again = policy.to_be_reasserted(secret, now)
+    logs.warning(name, target=target, secret=str(secret.ref), will_be_written_again=again, **fields)
 
 
 def _log_deferred(target: Target, until: datetime) -> None:

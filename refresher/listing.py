@@ -1,16 +1,17 @@
-"""What fal's list of secrets tells: what we shall overwrite, and what vanished since.
+"""What fal's list of secrets tells: what we shall overwrite, and what others did since we wrote.
 
 A key that may not list suffices for everything else, so a list that fails is no failure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 from refresher.errors import Failure
-from refresher.model import ListedSecret, Publisher, SecretRef, Status, Target
+from refresher.model import ListedSecret, Publisher, SecretRef, SecretStatus, Status, Target
 
 #: Accounts and environments that are listed at the same time.
 _AT_ONCE = 8
@@ -71,12 +72,90 @@ def _find(listing: Listing, ref: SecretRef) -> ListedSecret | None:
     return listing.get((ref.account, ref.environment), {}).get(ref.name)
 
 
-def vanished(listing: Listing, status: Status) -> set[SecretRef]:
-    """The secrets that we wrote and that fal does not list any more."""
-    return {
-        secret.ref
-        for secret in status.secrets
-        if secret.fingerprint is not None
-        and (secret.ref.account, secret.ref.environment) in listing
-        and _find(listing, secret.ref) is None
-    }
+# --- drift -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look at all lists."""
+
+    #: When it began.
+    at: datetime
+    listing: Listing
+    #: Accounts whose fal is known to move `created_time` with a write.
+    moving: Set[str]
+
+
+def moving(statuses: Iterable[Status]) -> frozenset[str]:
+    """The accounts whose fal gave two values of `created_time` for two writes of ours.
+
+    Whether it does is documented nowhere, so it is learnt.
+    """
+    secrets = (secret for status in statuses for secret in status.secrets)
+    return frozenset(secret.ref.account for secret in secrets if secret.created_time_moves)
+
+
+def noted(status: Status, look: Look) -> Status:
+    """The status with what a look tells of its secrets; one that drifted makes the target due."""
+    if status.attempt is not None:
+        return status  # which may be writing just now
+    secrets = tuple(_noted(secret, look) for secret in status.secrets)
+    dues = [_due_at(secret, look) for secret in news(status.secrets, secrets)]
+    if status.consecutive_failures or not dues:
+        return replace(status, secrets=secrets)  # a retry writes it, too
+    return replace(status, secrets=secrets, next_attempt_at=min(status.next_attempt_at, *dues))
+
+
+def news(before: Iterable[SecretStatus], after: Iterable[SecretStatus]) -> Iterator[SecretStatus]:
+    """Of the secrets after a look, those that drifted in a way that was not known before it."""
+    for old, new in zip(before, after, strict=True):
+        known = old.drifted and old.vanished == new.vanished
+        moved = old.created_time is not None and old.created_time != new.created_time
+        if new.drifted and (moved or not known):
+            yield new
+
+
+def _due_at(secret: SecretStatus, look: Look) -> datetime:
+    if secret.vanished or secret.contested_until is None:
+        return look.at
+    return max(look.at, secret.contested_until)
+
+
+def _noted(secret: SecretStatus, look: Look) -> SecretStatus:
+    listed = (secret.ref.account, secret.ref.environment) in look.listing
+    if secret.fingerprint is None or not listed or _touched_since(secret, look.at):
+        return secret
+    found = _find(look.listing, secret.ref)
+    if found is None:
+        return replace(_learning_nothing(secret), drifted=True, vanished=True)
+    if secret.vanished:  # it is back, and not through us
+        return replace(secret, vanished=False, created_time=found.created_time)
+    if secret.created_time is None:
+        return _with_first(secret, found.created_time)
+    return _compared(secret, found.created_time, trusted=secret.ref.account in look.moving)
+
+
+def _touched_since(secret: SecretStatus, at: datetime) -> bool:
+    """Whether a write of ours ended after the look began, so that it may or may not show it."""
+    failure = secret.last_failure
+    touches = (secret.published_at, None if failure is None else failure.at)
+    return any(touch is not None and touch >= at for touch in touches)
+
+
+def _learning_nothing(secret: SecretStatus) -> SecretStatus:
+    """A secret that is made anew gets another `created_time` from any server."""
+    return replace(secret, created_time=None, created_time_before=None)
+
+
+def _with_first(secret: SecretStatus, shown: datetime | None) -> SecretStatus:
+    """The first value after a write of ours, which teaches something beside the one before."""
+    before = secret.created_time_before
+    moves = secret.created_time_moves if None in (before, shown) else shown != before
+    return replace(secret, created_time=shown, created_time_moves=moves)
+
+
+def _compared(secret: SecretStatus, shown: datetime | None, *, trusted: bool) -> SecretStatus:
+    """A value that changed without a write of ours is another's, where values can be trusted."""
+    if shown in (secret.created_time, None):
+        return secret
+    return replace(secret, created_time=shown, drifted=secret.drifted or trusted)

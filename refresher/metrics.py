@@ -155,9 +155,8 @@ def _proved(secret: SecretStatus) -> bool | None:
 
 
 def _drift(secret: SecretStatus) -> bool | None:
-    if secret.created_time is None and not secret.drifted:
-        return None
-    return secret.drifted
+    listed = secret.created_time or secret.created_time_before
+    return None if listed is None and not secret.drifted else secret.drifted
 
 
 def _target_families(rows: Sequence[_Row], now: datetime) -> Iterator[Metric]:

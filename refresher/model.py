@@ -320,10 +320,18 @@ class SecretStatus:
     verified_at: datetime | None = None
     #: The last write that failed; None after one that succeeded.
     last_failure: FailureRecord | None = None
-    #: `created_time` that fal showed after our last write.
+    #: `created_time` that fal showed after our last write; None until fal listed the secret.
     created_time: datetime | None = None
+    #: What fal showed after our write before that one; None where nothing can be learnt from it.
+    created_time_before: datetime | None = None
+    #: Whether our last two writes gave two values; None before both were listed.
+    created_time_moves: bool | None = None
     #: Whether someone else wrote or deleted the secret since.
     drifted: bool = False
+    #: Whether it is gone from fal.
+    vanished: bool = False
+    #: Until when what another wrote is only reported: we wrote over it once in this interval.
+    contested_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -498,6 +506,8 @@ class ListedSecret:
     environment: str
     name: str
     created_time: datetime | None
+    #: Whether fal shows it to apps that do not ask; None where the account's default decides.
+    default_exposed: bool | None = None
 
 
 class Publisher(Protocol):

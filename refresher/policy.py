@@ -127,11 +127,23 @@ def due(target: Target, status: Status, hand: Hand, now: datetime) -> DueReason 
         return None
     if status.trigger is not None:
         return DueReason.FORCED
-    if status.paused or now < status.next_attempt_at:
+    if status.paused or resting(status, now):
         return None
     if status.consecutive_failures and not _demanded_since(status):
         return DueReason.RETRY
     return next((reason for reason, holds in _CHAIN if holds(target, status, hand, now)), None)
+
+
+def resting(status: Status, now: datetime) -> bool:
+    """Whether the target is left alone until its `next_attempt_at`.
+
+    Not where the wall clock was set back since: what was booked then is too far ahead.
+    """
+    return now < status.next_attempt_at and not _set_back(status, now)
+
+
+def _set_back(status: Status, now: datetime) -> bool:
+    return status.last_attempt_at is not None and now < status.last_attempt_at
 
 
 def _demanded_since(status: Status) -> bool:
@@ -170,8 +182,8 @@ def _stale(target: Target, status: Status, _hand: Hand, now: datetime) -> bool:
     return target.renewable and past_refresh(target, status, now)
 
 
-def _drifted(target: Target, status: Status, _hand: Hand, _now: datetime) -> bool:
-    return any(status.secret(ref).drifted for ref in target.secrets)
+def _drifted(target: Target, status: Status, _hand: Hand, now: datetime) -> bool:
+    return any(to_be_reasserted(status.secret(ref), now) for ref in target.secrets)
 
 
 def _value_changed(target: Target, status: Status, _hand: Hand, _now: datetime) -> bool:
@@ -187,13 +199,15 @@ def _unanswered(target: Target, status: Status, _hand: Hand, _now: datetime) -> 
 
 
 def _unheld(target: Target, status: Status, hand: Hand, now: datetime) -> bool:
-    return target.renewable and hand.standing is None and unheld_at(target, status) <= now
+    if not target.renewable or hand.standing is not None:
+        return False
+    return unheld_at(target, status) <= now or _set_back(status, now)
 
 
 def _check(target: Target, status: Status, hand: Hand, now: datetime) -> bool:
     if target.renewable and hand.standing is None:
         return False
-    return check_at(target, status) <= now
+    return check_due(target, status, now)
 
 
 _CHAIN: tuple[tuple[DueReason, Callable[[Target, Status, Hand, datetime], bool]], ...] = (
@@ -226,6 +240,11 @@ def check_at(target: Target, status: Status) -> datetime:
     return min(known) + verify_interval(target)
 
 
+def check_due(target: Target, status: Status, now: datetime) -> bool:
+    """Whether it is time for that."""
+    return check_at(target, status) <= now or _set_back(status, now)
+
+
 def unheld_at(target: Target, status: Status) -> datetime:
     """When a published credential that no live process holds becomes due."""
     if status.last_success_at is None:
@@ -253,11 +272,28 @@ def _serves(
         return False
     if any(_newer(status.secret(ref), issued_at) for ref in target.secrets):
         return False
-    return reason in _REUSING or now - issued_at < target.policy.share_for
+    return reason in _REUSING or abs(now - issued_at) < target.policy.share_for
 
 
 def _newer(secret: SecretStatus, issued_at: datetime) -> bool:
     return secret.issued_at is not None and secret.issued_at > issued_at
+
+
+# --- drift -------------------------------------------------------------------------------------
+
+
+def to_be_reasserted(secret: SecretStatus, now: datetime) -> bool:
+    """Whether to write again what someone else wrote or deleted; the former once an interval."""
+    if not secret.drifted:
+        return False
+    return secret.vanished or secret.contested_until is None or secret.contested_until <= now
+
+
+def refresh_interval(target: Target, secret: SecretStatus) -> timedelta:
+    """From the issue of what stands to its refresh; of what only a person renews, its checks'."""
+    if secret.issued_at is None or secret.refresh_at is None:
+        return verify_interval(target)
+    return secret.refresh_at - secret.issued_at
 
 
 # --- when next ---------------------------------------------------------------------------------
@@ -265,7 +301,9 @@ def _newer(secret: SecretStatus, issued_at: datetime) -> bool:
 
 def next_look(target: Target, status: Status, hand: Hand) -> datetime:
     """When the tick looks at a target again after an attempt that succeeded."""
-    looks = [status.secret(ref).refresh_at for ref in target.secrets]
+    secrets = [status.secret(ref) for ref in target.secrets]
+    looks = [secret.refresh_at for secret in secrets]
+    looks += [secret.contested_until for secret in secrets if secret.drifted]
     if target.renewable and hand.standing is None:
         looks.append(unheld_at(target, status))
     else:
@@ -370,8 +408,11 @@ def warned(target: Target, status: Status, now: datetime) -> timedelta | None:
 
 
 def issue_allowed_at(target: Target, status: Status, now: datetime) -> datetime:
-    """The earliest time of the next issue; `forced` is not bound by it."""
-    if status.last_issue_at is None:
+    """The earliest time of the next issue; `forced` is not bound by it.
+
+    A last issue that lies ahead was booked before the clock was set back, and says nothing.
+    """
+    if status.last_issue_at is None or status.last_issue_at > now:
         return now
     return status.last_issue_at + issue_spacing(target.policy, status)
 

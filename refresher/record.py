@@ -11,6 +11,7 @@ from refresher import policy
 from refresher.errors import Failure, FailureReason, InvalidCredential, StillRefused
 from refresher.model import (
     Attempt,
+    Condition,
     FailureRecord,
     Hand,
     HeldCredential,
@@ -36,6 +37,16 @@ _REFUSALS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Recheck:
+    """What the registry says of what stands, asked where an attempt failed at something else."""
+
+    held: HeldCredential
+    proof: Proof | None = None
+    #: Why the registry does not accept it; None where it does.
+    refusal: Failure | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What an attempt did, as far as it came."""
@@ -50,6 +61,8 @@ class Result:
     issued: bool = False
     #: None where the registry did not or could not accept it.
     proof: Proof | None = None
+    #: None where that was not asked.
+    recheck: Recheck | None = None
     #: Secrets that fal accepted.
     written: tuple[SecretRef, ...] = ()
     #: Secrets whose write failed.
@@ -95,9 +108,43 @@ def value_changed(status: Status, now: datetime) -> Status:
 def interrupted(status: Status, id: str, failure: FailureRecord) -> Status:
     """The process died during an attempt: look again at once; the loop guard still holds.
 
-    A wish that it was to answer is answered with that; what it asked for stays due.
+    A wish that it was to answer is answered with that; what it asked for stays due. A status that
+    went on since, as one in memory does, hears of no failure.
     """
-    return replace(_answered(status, id), last_failure=failure, next_attempt_at=failure.at)
+    if status.attempt != id:
+        return replace(status, trigger=_unanswered(status, id))
+    secrets = tuple(_unsure(secret) for secret in status.secrets)
+    return replace(
+        _answered(status, id), secrets=secrets, last_failure=failure, next_attempt_at=failure.at
+    )
+
+
+def recalled(stored: Status | None, status: Status) -> Status:
+    """The status of a target that a process took up without its memory, which is back.
+
+    What the process did is newer; what it never did stands as it was stored.
+    """
+    if stored is None:
+        return status
+    published = all(secret.fingerprint is not None for secret in status.secrets)
+    issued = status if status.last_issue_at is not None else stored
+    return replace(
+        status,
+        digest=status.digest if published else stored.digest,
+        secrets=tuple(
+            secret if secret.fingerprint is not None else stored.secret(secret.ref)
+            for secret in status.secrets
+        ),
+        trigger=status.trigger or stored.trigger,
+        fresh_after=status.fresh_after or stored.fresh_after,
+        paused=status.paused or stored.paused,
+        last_success_at=status.last_success_at or stored.last_success_at,
+        learnt_life=status.learnt_life or stored.learnt_life,
+        last_issue_at=issued.last_issue_at,
+        last_issue_life=issued.last_issue_life,
+        unplanned_issues=issued.unplanned_issues,
+        told=stored.told if status.told is Condition.GOOD else status.told,
+    )
 
 
 def resumed(target: Target, status: Status, now: datetime, place: float, many: int) -> Status:
@@ -126,7 +173,8 @@ def opened(target: Target, status: Status, attempt: Attempt, issues: bool) -> St
 
 def closed(result: Result, status: Status, hand: Hand, rng: Random) -> Status:
     """An attempt ended. `status` is the present one: a person may have changed it meanwhile."""
-    settled = _with_secrets(result, _with_issue(result, _answered(status, result.attempt.id)))
+    settled = _with_issue(result, _answered(status, result.attempt.id))
+    settled = _with_secrets(result, _with_recheck(result, settled))
     if result.failure is None:
         succeeded = _succeeded(result, settled)
         next_look = policy.next_look(result.target, succeeded, hand)
@@ -138,8 +186,13 @@ def closed(result: Result, status: Status, hand: Hand, rng: Random) -> Status:
 
 
 def _answered(status: Status, id: str) -> Status:
+    return replace(status, attempt=None, trigger=_unanswered(status, id))
+
+
+def _unanswered(status: Status, id: str) -> Trigger | None:
+    """The wish that still waits once an attempt has ended."""
     answered = status.trigger is not None and status.trigger.id == id
-    return replace(status, attempt=None, trigger=None if answered else status.trigger)
+    return None if answered else status.trigger
 
 
 def _with_issue(result: Result, status: Status) -> Status:
@@ -182,7 +235,7 @@ def _failed(result: Result, status: Status, failure: Failure, rng: Random) -> St
         last_failure=result.attempt.failure,
     )
     if result.target.renewable and _newly_refused(result):
-        learnt = _learnt_life(result, failed)
+        learnt = _learnt_life(result, result.held, _refusal(result), status.learnt_life)
         return replace(failed, fresh_after=now, next_attempt_at=now, learnt_life=learnt)
     delay = policy.retry_delay(result.target, failed, failure, now, rng)
     return replace(failed, next_attempt_at=now + delay)
@@ -198,15 +251,33 @@ def _with_secrets(result: Result, status: Status) -> Status:
     held = result.held
     refs = result.target.secrets
     changed = _with_findings(
-        result,
+        result.proof,
+        result.failure,
         replace(status, secrets=tuple(_secret(result, held, status.secret(ref)) for ref in refs)),
     )
     return changed if result.target.renewable else _with_source_value(result, held, changed)
 
 
-def _with_findings(result: Result, status: Status) -> Status:
+def _with_recheck(result: Result, status: Status) -> Status:
+    """What stands, with what the registry says of it; the attempt failed at something else."""
+    recheck = result.recheck
+    if recheck is None:
+        return status
+    held, refusal = recheck.held, recheck.refusal
+    verdict = None if refusal is None else _REFUSALS.get(refusal.reason)
+    secrets = tuple(
+        _judged(held, secret, recheck.proof, verdict)
+        if secret.fingerprint == held.fingerprint
+        else secret
+        for secret in status.secrets
+    )
+    learnt = _learnt_life(result, held, verdict, status.learnt_life)
+    judged = replace(status, secrets=secrets, learnt_life=learnt)
+    return _with_findings(recheck.proof, refusal, judged)
+
+
+def _with_findings(proof: Proof | None, failure: Failure | None, status: Status) -> Status:
     """What the verification found besides its verdict."""
-    proof, failure = result.proof, result.failure
     if proof is None:
         layers = failure.layers if failure is not None and failure.layers else status.layers
         return replace(status, layers=layers)
@@ -243,43 +314,58 @@ def _unjudged(held: HeldCredential, status: Status) -> SourceValue | None:
 
 def _secret(result: Result, held: HeldCredential, secret: SecretStatus) -> SecretStatus:
     if secret.ref in result.written:
-        return _judged(result, _published(result, held, secret.ref))
+        return _judged(held, _published(result, held, secret), result.proof, _refusal(result))
     if secret.ref in result.unwritten:
         failure = result.unwritten[secret.ref]
         secret = replace(
-            secret, last_failure=FailureRecord.of(failure, Stage.PUBLISH, result.ended_at)
+            _unsure(secret), last_failure=FailureRecord.of(failure, Stage.PUBLISH, result.ended_at)
         )
-    return _judged(result, secret) if secret.fingerprint == held.fingerprint else secret
+    if secret.fingerprint != held.fingerprint:
+        return secret
+    return _judged(held, secret, result.proof, _refusal(result))
 
 
-def _published(result: Result, held: HeldCredential, ref: SecretRef) -> SecretStatus:
+def _unsure(secret: SecretStatus) -> SecretStatus:
+    """A write of ours may stand or not, so what fal lists next tells nothing of others."""
+    return replace(secret, created_time=None, created_time_before=None)
+
+
+def _published(result: Result, held: HeldCredential, before: SecretStatus) -> SecretStatus:
+    contested_until = before.contested_until
+    if before.drifted:
+        interval = policy.refresh_interval(result.target, before)
+        contested_until = result.ended_at + interval
     return SecretStatus(
-        ref=ref,
+        ref=before.ref,
         fingerprint=held.fingerprint,
         issued_at=held.credential.issued_at,
-        expires_at=_expiry(result, held.credential.expires_at),
+        expires_at=_expiry(result.proof, held.credential.expires_at),
         refresh_at=held.refresh_at,
         published_at=result.ended_at,
         proved=result.proof is not None,
+        created_time_before=before.created_time or before.created_time_before,
+        created_time_moves=before.created_time_moves,
+        contested_until=contested_until,
     )
 
 
-def _judged(result: Result, secret: SecretStatus) -> SecretStatus:
+def _judged(
+    held: HeldCredential, secret: SecretStatus, proof: Proof | None, refusal: Verdict | None
+) -> SecretStatus:
     """The verdict on a published credential. Failures of other stages never touch it."""
-    if result.proof is not None:
+    if proof is not None:
         return replace(
             secret,
             verdict=Verdict.ACCEPTED,
-            verified_at=result.proof.verified_at,
-            expires_at=_expiry(result, secret.expires_at),
+            verified_at=proof.verified_at,
+            expires_at=_expiry(proof, held.credential.expires_at),
         )
-    refusal = _refusal(result)
     return secret if refusal is None else replace(secret, verdict=refusal)
 
 
-def _expiry(result: Result, told: datetime | None) -> datetime | None:
+def _expiry(proof: Proof | None, told: datetime | None) -> datetime | None:
     """The end of life: as the verification found it, else as the source told it."""
-    found = result.proof.expires_at if result.proof is not None else None
+    found = proof.expires_at if proof is not None else None
     return found or told
 
 
@@ -301,13 +387,18 @@ def _newly_refused(result: Result) -> bool:
     )
 
 
-def _learnt_life(result: Result, status: Status) -> timedelta | None:
-    """The age at which a registry ended a credential before its time."""
-    if _refusal(result) is not Verdict.UNAUTHORIZED or result.held is None:
-        return status.learnt_life
-    credential, now = result.held.credential, result.ended_at
+def _learnt_life(
+    result: Result,
+    held: HeldCredential | None,
+    refusal: Verdict | None,
+    known: timedelta | None,
+) -> timedelta | None:
+    """The age at which a registry ended a credential before its time, if it did."""
+    if refusal is not Verdict.UNAUTHORIZED or held is None:
+        return known
+    credential, now = held.credential, result.ended_at
     if credential.expires_at is None or credential.expires_at <= now:
-        return status.learnt_life
+        return known
     return max(now - credential.issued_at, result.target.policy.guard_floor)
 
 

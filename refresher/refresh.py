@@ -20,6 +20,7 @@ from refresher.errors import (
     Interrupted,
     InvalidResponse,
     StillRefused,
+    Unauthorized,
 )
 from refresher.held import Held
 from refresher.model import (
@@ -45,6 +46,7 @@ from refresher.model import (
     check_publishable,
     fingerprint,
 )
+from refresher.record import Recheck
 
 #: Failures after which nobody can say whether the credential is good.
 _NO_VERDICT = (FailureReason.UNAVAILABLE, FailureReason.TIMEOUT, FailureReason.THROTTLED)
@@ -63,6 +65,8 @@ class _Job:
     held: HeldCredential | None
     issued: bool = False
     proof: Proof | None = None
+    #: What became of what stands, where the attempt failed at something else.
+    recheck: Recheck | None = None
     written: list[SecretRef] = field(default_factory=list)
     unwritten: dict[SecretRef, Failure] = field(default_factory=dict)
     stages: list[StageTime] = field(default_factory=list)
@@ -96,17 +100,26 @@ class Refresher:
         """Run one attempt to its end and record it. A failure is in the answer, never raised."""
         job = self._open(target, reason, actor, id)
         try:
-            held = self._obtain(job)
-            self._prove(job, held)
-            writes = _writes(job, held)
-            if not writes:
-                return self._close(job, Outcome.CHECKED)
-            self._publish(job, held, writes)
+            outcome = self._run(job)
         except Failure as failure:
             return self._close(job, Outcome.FAILED, failure)
         except Exception as error:  # noqa: BLE001 - our own bug must fail one attempt, not the loop
             return self._close(job, Outcome.FAILED, _bug(error))
-        return self._close(job, Outcome.REFRESHED)
+        return self._close(job, outcome)
+
+    def _run(self, job: _Job) -> Outcome:
+        """The whole product on one screen. Raises a `Failure`."""
+        try:
+            held = self._obtain(job)
+            self._prove(job, held)
+            writes = _writes(job, held, self._clock.now())
+            if not writes:
+                return Outcome.CHECKED
+            self._publish(job, held, writes)
+        except Failure as failure:
+            self._recheck(job, failure)
+            raise
+        return Outcome.REFRESHED
 
     # --- stages --------------------------------------------------------------------------------
 
@@ -153,7 +166,7 @@ class Refresher:
             return
         now = self._clock.now()
         for status in self._store.statuses().values():
-            until = _refused_until(target, status, held)
+            until = refused_until(target, status, held)
             if until is not None and now < until:
                 raise StillRefused(
                     f"{target.registry.host} refused this value before; it is tried again when it"
@@ -192,11 +205,41 @@ class Refresher:
         if job.unwritten:
             raise next(iter(job.unwritten.values()))
 
+    def _recheck(self, job: _Job, failure: Failure) -> None:
+        """Prove what stands, when that is due: a failure of something else says nothing of it."""
+        standing = self._held.hand(job.target, job.before).standing
+        if standing is None or self._stopping.is_set():
+            return
+        if not _to_be_rechecked(job, standing, failure, self._clock.now()):
+            return
+        try:
+            job.recheck = Recheck(standing, proof=self._proved_again(job, standing))
+        except (Unauthorized, Forbidden) as refusal:
+            job.recheck = Recheck(standing, refusal=refusal)
+            if isinstance(refusal, Unauthorized):
+                self._held.refuse(standing.fingerprint)
+        except Failure:
+            return  # nobody can tell, which `valid` shows when it lasts
+
+    def _proved_again(self, job: _Job, standing: HeldCredential) -> Proof:
+        known, target = self._held.proof(standing, job.target), job.target
+        if known is not None and _young(known, target, self._clock.now()):
+            return known
+        with self._timed(job, Stage.VERIFY):
+            proof = target.verifier.verify(target.registry, standing.credential, target.image)
+        self._held.remember(standing, target, proof)
+        return proof
+
     @contextmanager
     def _stage(self, job: _Job, stage: Stage) -> Iterator[None]:
         """Time a stage; none starts once we are stopping."""
         job.stage = stage
         self._refuse_when_stopping()
+        with self._timed(job, stage):
+            yield
+
+    @contextmanager
+    def _timed(self, job: _Job, stage: Stage) -> Iterator[None]:
         started = self._clock.monotonic()
         try:
             yield
@@ -246,6 +289,7 @@ class Refresher:
             held=job.held,
             issued=job.issued,
             proof=job.proof,
+            recheck=job.recheck,
             written=tuple(job.written),
             unwritten=job.unwritten,
             failure=failure,
@@ -264,7 +308,7 @@ class Refresher:
 
 def _suffices(job: _Job, known: Proof, now: datetime) -> bool:
     """Whether a proof is young enough; for a check, one that another target made since ours."""
-    if now - known.verified_at >= job.target.policy.proof_for:
+    if not _young(known, job.target, now):
         return False
     if job.attempt.reason is not DueReason.CHECK:
         return True
@@ -272,16 +316,30 @@ def _suffices(job: _Job, known: Proof, now: datetime) -> bool:
     return all(at is not None and at < known.verified_at for at in ours)
 
 
-def _writes(job: _Job, held: HeldCredential) -> list[SecretRef]:
+def _young(known: Proof, target: Target, now: datetime) -> bool:
+    """A proof that lies ahead is of before the clock was set back."""
+    return abs(now - known.verified_at) < target.policy.proof_for
+
+
+def _to_be_rechecked(job: _Job, standing: HeldCredential, failure: Failure, now: datetime) -> bool:
+    """Whether the check of what stands is due and the failed attempt did not come to it."""
+    if standing.refused or standing == job.held:
+        return False
+    if job.stage is Stage.VERIFY and failure.reason in _NO_VERDICT:
+        return False  # the registry cannot be asked now
+    return policy.check_due(job.target, job.before, now)
+
+
+def _writes(job: _Job, held: HeldCredential, now: datetime) -> list[SecretRef]:
     """The secrets that do not hold the credential; all where a person or a new config wants it."""
     before, target = job.before, job.target
     if before.trigger is not None or before.digest != target.digest:
         return list(target.secrets)
-    return [ref for ref in target.secrets if _needs(before.secret(ref), held)]
+    return [ref for ref in target.secrets if _needs(before.secret(ref), held, now)]
 
 
-def _needs(secret: SecretStatus, held: HeldCredential) -> bool:
-    return secret.fingerprint != held.fingerprint or secret.drifted
+def _needs(secret: SecretStatus, held: HeldCredential, now: datetime) -> bool:
+    return secret.fingerprint != held.fingerprint or policy.to_be_reasserted(secret, now)
 
 
 def _may_go_unproved(job: _Job, held: HeldCredential, failure: Failure, now: datetime) -> bool:
@@ -301,7 +359,7 @@ def _known_bad(secret: SecretStatus, held: HeldCredential, now: datetime) -> boo
     return expired or secret.verdict is Verdict.UNAUTHORIZED
 
 
-def _refused_until(target: Target, status: Status, held: HeldCredential) -> datetime | None:
+def refused_until(target: Target, status: Status, held: HeldCredential) -> datetime | None:
     """How long the verdict of any target on this user name and value is to be believed."""
     if status.source_value is not SourceValue.REJECTED or status.source_judged_at is None:
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -69,7 +69,9 @@ class Scheduler:
         clock: Clock,
         workers: int,
         deferred: Deferred,
+        pool: Executor | None = None,
     ) -> None:
+        """`pool`: runs the attempts in place of that many threads; never more at a time."""
         self._store = store
         self._targets = targets
         self._refresher = refresher
@@ -89,7 +91,7 @@ class Scheduler:
         self._offset = self._wall_offset()
         self._known: Mapping[str, Target] = {}
         self._lane_limit = workers
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="worker")
+        self._pool = pool or ThreadPoolExecutor(workers, thread_name_prefix="worker")
         self._jobs = BackgroundScheduler(
             timezone=UTC,
             # One late or doubled run is worth one run; none is ever dropped for being late.
@@ -171,7 +173,7 @@ class Scheduler:
             status = statuses.get(name)
             if status is None or name in self._running:
                 continue
-            if status.next_attempt_at > now and status.trigger is None:
+            if policy.resting(status, now) and status.trigger is None:
                 continue
             if self._due(target, status, now) is not None:
                 found.append(_ready(target, status, now))
@@ -287,6 +289,17 @@ def adopt(store: Store, targets: Mapping[str, Target], now: datetime) -> None:
 
 def resume(store: Store, targets: Mapping[str, Target], now: datetime) -> None:
     """Pick up after an earlier process: close what it left open, and spread what nobody holds."""
+    close_orphans(store, now)
+    unheld = [target for target in targets.values() if target.renewable]
+    for place, target in enumerate(unheld):
+        share = place / len(unheld)
+        store.update(
+            target.name, partial(record.resumed, target, now=now, place=share, many=len(unheld))
+        )
+
+
+def close_orphans(store: Store, now: datetime) -> None:
+    """Record as interrupted what an earlier process began and never ended."""
     for orphan in store.orphans():
         failure = FailureRecord(
             at=now,
@@ -296,9 +309,3 @@ def resume(store: Store, targets: Mapping[str, Target], now: datetime) -> None:
         )
         attempt = replace(orphan, ended_at=now, outcome=Outcome.FAILED, failure=failure)
         store.finish(attempt, partial(record.interrupted, id=orphan.id, failure=failure))
-    unheld = [target for target in targets.values() if target.renewable]
-    for place, target in enumerate(unheld):
-        share = place / len(unheld)
-        store.update(
-            target.name, partial(record.resumed, target, now=now, place=share, many=len(unheld))
-        )

@@ -39,7 +39,7 @@ class Parts:
         self.clock = clock
         self.skews = skews
         self._config = config
-        self.aws = AwsClients()
+        self.aws = AwsClients(config.daemon.ca_bundle)
         self.registry = RegistryVerifier(
             clock=clock, skews=skews, ca_bundle=config.daemon.ca_bundle
         )

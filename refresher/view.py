@@ -54,6 +54,8 @@ class SecretView(TypedDict):
     expires_at: Time | None
     fingerprint: str | None
     valid: bool | None
+    #: Whether someone else wrote or deleted it since.
+    drifted: bool
     last_failure: FailureView | None
 
 
@@ -223,6 +225,7 @@ def _secret_view(target: Target, status: Status, secret: SecretStatus, now: date
         "expires_at": _time(secret_expires_at(secret, status)),
         "fingerprint": secret.fingerprint,
         "valid": policy.secret_valid(target, secret, now),
+        "drifted": secret.drifted,
         "last_failure": _failure_view(secret.last_failure),
     }
 

@@ -92,7 +92,7 @@ class Daemon:
                 health=self.health,
                 clock=self.clock,
                 ready=lambda: self.starting,
-                api_token=api_token,
+                token=lambda: api_token,
                 loopback=loopback,
                 config_problem=lambda: self.config_problem,
             )

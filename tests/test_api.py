@@ -102,6 +102,38 @@ def test_the_history_is_newest_first_and_limited(daemon: Daemon, client: httpx.C
     assert attempts[0]["outcome"] == "checked"
 
 
+@pytest.mark.parametrize("actor", Actor)
+def test_the_history_tells_who_asked_and_what_it_changed(
+    daemon: Daemon, client: httpx.Client, actor: Actor
+) -> None:
+    """Actor, due reason, stages with durations, outcome, fingerprint before and after."""
+    bench, target = daemon.bench, daemon.targets["ecr"]
+    first = bench.attempt(target)
+    bench.clock.advance(timedelta(hours=4))
+    second = bench.refresher.attempt(target, DueReason.STALE, actor, "second")
+    bench.issuer.failure = Unavailable("ecr.test answered 503")
+    bench.clock.advance(timedelta(hours=4))
+    bench.refresher.attempt(target, DueReason.STALE, actor, "third")
+    shown = client.get("/api/v1/targets/ecr/attempts").json()["attempts"]
+
+    marks = [(each["fingerprint_before"], each["fingerprint_after"]) for each in shown]
+    assert first.fingerprint_after != second.fingerprint_after
+    assert marks == [
+        (second.fingerprint_after, second.fingerprint_after),
+        (first.fingerprint_after, second.fingerprint_after),
+        (None, first.fingerprint_after),
+    ]
+    assert [each["outcome"] for each in shown] == ["failed", "refreshed", "refreshed"]
+    assert [each["reason"] for each in shown] == ["stale", "stale", "missing"]
+    assert [each["actor"] for each in shown] == [actor, actor, "schedule"]
+    stages = [[stage["stage"] for stage in each["stages"]] for each in shown]
+    assert stages == [["source", "verify"], *[["source", "verify", "publish"]] * 2]
+    assert (shown[0]["failure"]["stage"], shown[0]["failure"]["reason"]) == (
+        "source",
+        "unavailable",
+    )
+
+
 def test_the_history_outlives_its_target(daemon: Daemon, client: httpx.Client) -> None:
     """A target that is no longer configured keeps its attempts; one that never was has none."""
     daemon.bench.attempt(daemon.targets["ecr"])

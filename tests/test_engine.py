@@ -99,7 +99,7 @@ def test_a_write_only_key_suffices(
     engine.take_up()
     keep_once(engine)
     assert world.fal.value("main", "AWS_ECR_PASSWORD") is not None
-    engine.find_vanished()
+    engine.find_drift()
     assert not engine.store.statuses()["ecr"].secrets[0].drifted
 
 
@@ -111,7 +111,7 @@ def test_a_secret_that_vanished_is_written_again(
     engine.take_up()
     keep_once(engine)
     world.fal.secrets.pop(("main", "AWS_ECR_PASSWORD"))
-    engine.find_vanished()
+    engine.find_drift()
     status = engine.store.statuses()["ecr"]
     assert status.secrets[0].drifted
     engine.scheduler.tick()
@@ -127,7 +127,7 @@ def test_a_list_that_fails_says_nothing(world: World, engine_of: Callable[..., E
     engine.take_up()
     keep_once(engine)
     world.fal.fail(grpc.StatusCode.UNAVAILABLE, method="ListSecrets")
-    engine.find_vanished()
+    engine.find_drift()
     assert not engine.store.statuses()["ecr"].secrets[0].drifted
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from random import Random
 
 import pytest
@@ -17,26 +17,32 @@ from refresher.errors import (
     Failure,
     Forbidden,
     Misconfigured,
+    NotFound,
     Throttled,
     TimedOut,
     Unauthorized,
     Unavailable,
 )
 from refresher.model import (
+    Actor,
     Credential,
     DueReason,
     Hand,
+    HeldCredential,
     Life,
     Policy,
+    RegistryRef,
+    SecretRef,
     SecretStatus,
     SecretValue,
     SourceValue,
     Status,
     Target,
+    Trigger,
     Verdict,
 )
 from tests.conftest import NOON
-from tests.script import Bench
+from tests.script import Bench, Issuer, Judge
 
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
@@ -155,6 +161,32 @@ def test_why_a_target_is_due(
     assert policy.due(target, published(target, **change), Hand(), NOON + age) is expected
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, DueReason.UNHELD),
+        ({"consecutive_failures": 3}, DueReason.RETRY),
+        ({"paused": True}, None),
+    ],
+)
+def test_a_clock_that_was_set_back_leaves_no_target_waiting(
+    target: Target, change: dict[str, object], expected: DueReason | None
+) -> None:
+    """What was booked an hour ahead by the wrong clock is looked at once, and then booked anew."""
+    booked = published(target, next_attempt_at=NOON + 5 * MINUTE, last_attempt_at=NOON, **change)
+    before = NOON - HOUR
+    assert policy.due(target, booked, Hand(), before) is expected
+    looked_at = replace(booked, last_attempt_at=before)
+    assert policy.due(target, looked_at, Hand(), before + MINUTE) is None
+
+
+def test_a_clock_that_was_set_back_does_not_forbid_an_issue(target: Target) -> None:
+    """The loop guard counts from an issue that lies behind, never from one that lies ahead."""
+    status = published(target, last_issue_at=NOON, last_issue_life=TWELVE)
+    assert policy.issue_allowed_at(target, status, NOON) == NOON + MINUTE
+    assert policy.issue_allowed_at(target, status, NOON - HOUR) == NOON - HOUR
+
+
 def test_a_secret_that_was_never_written_is_missing(target: Target) -> None:
     """`missing` goes before anything else."""
     blank = published(target, secrets=(SecretStatus(ref=target.secrets[0]),), digest="other")
@@ -267,3 +299,178 @@ def test_a_credential_in_hand_never_replaces_a_newer_one(clock: ManualClock) -> 
     assert policy.in_hand(target, status, hand, DueReason.RETRY, NOON + MINUTE) is hand.newest
     assert policy.in_hand(target, newer, hand, DueReason.RETRY, NOON + MINUTE) is None
     bench.store.close()
+
+
+# --- for all inputs ----------------------------------------------------------------------------
+
+_SPANS = st.timedeltas(min_value=-2 * TWELVE, max_value=2 * TWELVE)
+_MOMENTS = _SPANS.map(lambda span: NOON + span)
+_SOMETIMES = st.none() | _MOMENTS
+_FAILURES = st.builds(
+    lambda kind, asked: kind("x", retry_after=asked),
+    st.sampled_from(
+        [Unauthorized, Forbidden, Misconfigured, Throttled, TimedOut, Unavailable, NotFound]
+    ),
+    st.none() | st.timedeltas(min_value=-HOUR, max_value=48 * HOUR),
+)
+
+
+@st.composite
+def targets(draw: st.DrawFn) -> Target:
+    """Renewable or static, with one secret or two."""
+    secrets = [SecretRef("default", env, "S") for env in ("main", "staging")]
+    renewable = draw(st.booleans())
+    return Target(
+        name="t",
+        kind="ecr" if renewable else "oci",
+        registry=RegistryRef("registry.test", "https://registry.test"),
+        image=None,
+        secrets=tuple(secrets[: draw(st.integers(1, 2))]),
+        source=Issuer(ManualClock(NOON), renewable=renewable),
+        verifier=Judge(ManualClock(NOON)),
+        policy=Policy(),
+        digest="v1",
+        enabled=draw(st.booleans()),
+    )
+
+
+@st.composite
+def secret_statuses(draw: st.DrawFn, ref: SecretRef) -> SecretStatus:
+    """Never written, or written with whatever times."""
+    if draw(st.booleans()):
+        return SecretStatus(ref=ref, drifted=draw(st.booleans()))
+    return SecretStatus(
+        ref=ref,
+        fingerprint=draw(st.sampled_from(["a", "b"])),
+        issued_at=draw(_MOMENTS),
+        expires_at=draw(_SOMETIMES),
+        refresh_at=draw(_SOMETIMES),
+        published_at=draw(_MOMENTS),
+        verdict=draw(st.none() | st.sampled_from(Verdict)),
+        verified_at=draw(_SOMETIMES),
+    )
+
+
+@st.composite
+def statuses(draw: st.DrawFn, target: Target) -> Status:
+    """What may be stored of a target, sensible or not."""
+    return Status(
+        name=target.name,
+        digest=draw(st.sampled_from(["v1", "v0"])),
+        secrets=tuple(draw(secret_statuses(ref)) for ref in target.secrets),
+        next_attempt_at=draw(_MOMENTS),
+        trigger=draw(st.none() | st.builds(Trigger, st.just("x"), _MOMENTS, st.just(Actor.CLI))),
+        fresh_after=draw(_SOMETIMES),
+        paused=draw(st.booleans()),
+        last_attempt_at=draw(_SOMETIMES),
+        last_success_at=draw(_SOMETIMES),
+        consecutive_failures=draw(st.integers(0, 10**6)),
+        learnt_life=draw(st.none() | st.timedeltas(timedelta(seconds=1), TWELVE)),
+        last_issue_at=draw(_SOMETIMES),
+        last_issue_life=draw(st.none() | st.timedeltas(timedelta(seconds=1), 2 * TWELVE)),
+        unplanned_issues=draw(st.integers(0, 10**6)),
+        source_value=draw(st.none() | st.sampled_from(SourceValue)),
+    )
+
+
+@st.composite
+def situations(draw: st.DrawFn) -> tuple[Target, Status, Hand]:
+    """A target, what is stored of it, and what is held."""
+    target = draw(targets())
+    credentials = st.builds(
+        Credential, st.just("AWS"), st.just(SecretValue("x")), _MOMENTS, _SOMETIMES
+    )
+    held = st.none() | st.builds(
+        HeldCredential, credentials, st.sampled_from(["a", "b"]), _SOMETIMES, st.booleans()
+    )
+    return target, draw(statuses(target)), Hand(standing=draw(held), newest=draw(held))
+
+
+@given(situations(), _MOMENTS)
+def test_every_target_is_due_for_a_reason_or_has_its_time(
+    situation: tuple[Target, Status, Hand], now: datetime
+) -> None:
+    """A parked one is never due, a paused one only when a person asks, any other when it fails."""
+    target, status, hand = situation
+    reason = policy.due(target, status, hand, now)
+    if not target.enabled:
+        assert reason is None
+    elif status.trigger is not None:
+        assert reason is DueReason.FORCED
+    elif status.paused or policy.resting(status, now):
+        assert reason is None
+    elif status.consecutive_failures:
+        assert reason is not None or status.fresh_after is not None
+
+
+@given(situations(), st.sampled_from(DueReason), _MOMENTS)
+def test_what_is_handed_on_is_never_refused_stale_or_too_old(
+    situation: tuple[Target, Status, Hand], reason: DueReason, now: datetime
+) -> None:
+    """Nothing older than what stands, than what was asked for, or past its refresh."""
+    target, status, hand = situation
+    held = policy.in_hand(target, status, hand, reason, now)
+    if held is None or reason is DueReason.CHECK:
+        return
+    issued_at = held.credential.issued_at
+    assert not held.refused
+    assert held.refresh_at is None or held.refresh_at > now
+    assert status.fresh_after is None or issued_at >= status.fresh_after
+    assert all(s.issued_at is None or s.issued_at <= issued_at for s in status.secrets)
+
+
+@given(situations(), _FAILURES, _MOMENTS, st.integers(0, 2**32))
+def test_no_failure_is_retried_in_a_loop_or_forgotten(
+    situation: tuple[Target, Status, Hand], failure: Failure, now: datetime, seed: int
+) -> None:
+    """Half a second at the least, five minutes at the most, an hour and a quarter where asked."""
+    target, status, _hand = situation
+    delay = policy.retry_delay(target, status, failure, now, Random(seed))
+    asked = failure.retry_after is not None or status.source_value is SourceValue.REJECTED
+    assert timedelta(seconds=0.5) <= delay <= (1.25 * HOUR if asked else 5 * MINUTE)
+
+
+@given(situations(), _MOMENTS)
+def test_a_target_that_succeeded_is_looked_at_within_its_interval(
+    situation: tuple[Target, Status, Hand], now: datetime
+) -> None:
+    """A proof of now leads to the next one, or to a refresh before it; never to nothing."""
+    target, status, hand = situation
+    proved = tuple(replace(secret, verified_at=now) for secret in status.secrets)
+    succeeded = replace(status, secrets=proved, last_success_at=now)
+    interval = max(policy.verify_interval(target), target.policy.unheld_after)
+    assert policy.next_look(target, succeeded, hand) <= now + interval
+
+
+@given(situations(), _MOMENTS, st.floats(0, 1, exclude_max=True), st.integers(1, 10_000))
+def test_a_restart_looks_at_every_target_within_twenty_minutes(
+    situation: tuple[Target, Status, Hand], now: datetime, place: float, many: int
+) -> None:
+    """Five minutes after its last success, spread over fifteen; never in the past."""
+    target, status, _hand = situation
+    past = replace(status, last_success_at=now - MINUTE)
+    at = policy.resume_at(target, past, now, place, many)
+    assert now <= at <= now + 20 * MINUTE
+
+
+@given(situations(), st.lists(_MOMENTS, min_size=2, max_size=6))
+def test_a_life_only_ever_goes_on(
+    situation: tuple[Target, Status, Hand], moments: list[datetime]
+) -> None:
+    """Fresh, stale, urgent, expired: time alone makes none of them better."""
+    target, status, _hand = situation
+    order = [Life.UNKNOWN, Life.FRESH, Life.STALE, Life.URGENT, Life.EXPIRED]
+    for secret in status.secrets:
+        lives = [policy.secret_life(target, secret, status, now) for now in sorted(moments)]
+        assert lives == sorted(lives, key=order.index)
+
+
+@given(situations(), _MOMENTS)
+def test_no_stored_time_forbids_an_issue_for_longer_than_the_guard(
+    situation: tuple[Target, Status, Hand], now: datetime
+) -> None:
+    """Whatever the clock did: a third of the returned life at the most."""
+    target, status, _hand = situation
+    wait = policy.issue_allowed_at(target, status, now) - now
+    assert wait <= policy.issue_spacing(target.policy, status)
+    assert policy.issue_spacing(target.policy, status) <= 8 * HOUR

@@ -100,7 +100,7 @@ def test_a_fal_key_with_these_permissions_does_everything(
         engine.take_up()
         ids = engine.control.refresh(list(engine.targets), Actor.CLI)
         engine.scheduler.run_once(ids, threading.Event())
-        engine.find_vanished()
+        engine.find_drift()
     finally:
         engine.close(5)
     assert {call.method.rpartition("/")[2] for call in world.fal.calls} == {

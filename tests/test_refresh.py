@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 
@@ -308,6 +308,94 @@ def test_failures_of_other_stages_never_touch_valid(bench: Bench) -> None:
     attempt = bench.refresher.attempt(target, DueReason.FORCED, Actor.CLI, "wish")
     assert attempt.outcome is Outcome.FAILED
     assert policy.valid(target, bench.status(target), bench.clock.now()) is True
+
+
+def keep_failing(bench: Bench, target: Target, hours: float) -> None:
+    """Retries every 5 min after 4 h, when the credential is stale."""
+    bench.clock.advance(timedelta(hours=4))
+    for _ in range(int(hours * 12)):
+        assert bench.attempt(target, DueReason.RETRY).outcome is Outcome.FAILED
+        bench.clock.advance(timedelta(minutes=5))
+
+
+def break_source(bench: Bench) -> None:
+    bench.issuer.failure = Unavailable("AWS is away")
+
+
+def break_publish(bench: Bench) -> None:
+    bench.vault.failures["main"] = Unauthorized("the key was refused")
+
+
+BROKEN = [(break_source, Stage.SOURCE), (break_publish, Stage.PUBLISH)]
+
+
+@pytest.mark.parametrize(("broken", "stage"), BROKEN)
+def test_what_stands_is_proved_on_while_something_else_fails(
+    bench: Bench, broken: Callable[[Bench], None], stage: Stage
+) -> None:
+    """An outage of AWS or fal makes nobody guess: we hold what stands, and can still ask."""
+    target = bench.target()
+    bench.attempt(target)
+    broken(bench)
+    keep_failing(bench, target, 2)
+
+    status = bench.status(target)
+    assert policy.valid(target, status, bench.clock.now()) is True
+    assert status.consecutive_failures == 24
+    assert status.last_failure is not None
+    assert status.last_failure.stage is stage
+    proofs = [a for a in bench.observed[1:] if a.stages[-1].stage is Stage.VERIFY]
+    assert len(proofs) == 8
+
+
+@pytest.mark.parametrize(("broken", "stage"), BROKEN)
+def test_a_refusal_is_found_while_something_else_fails(
+    bench: Bench, broken: Callable[[Bench], None], stage: Stage
+) -> None:
+    """What stands is called bad as soon as the registry says so, and is then left in peace."""
+    target = bench.target()
+    bench.attempt(target)
+    broken(bench)
+    bench.judge.refused = {"token-1"}
+    keep_failing(bench, target, 1)
+
+    status = bench.status(target)
+    assert policy.valid(target, status, bench.clock.now()) is False
+    assert status.secrets[0].verdict is Verdict.UNAUTHORIZED
+    assert status.learnt_life == timedelta(hours=4)
+    assert status.last_failure is not None
+    assert status.last_failure.stage is stage
+    assert len([a for a in bench.observed if a.stages[-1].stage is Stage.VERIFY]) == 1
+
+    bench.issuer.failure = None
+    bench.vault.failures.clear()
+    assert bench.attempt(target, DueReason.RETRY).outcome is Outcome.REFRESHED
+    assert bench.standing() == "token-2"
+
+
+def test_nobody_claims_to_know_what_the_registry_does_not_tell(bench: Bench) -> None:
+    """AWS and the registry are both away: unknown, and the failure told is still that of AWS."""
+    target = bench.target()
+    bench.attempt(target)
+    break_source(bench)
+    bench.judge.failure = Unavailable("the registry is away")
+    keep_failing(bench, target, 1)
+    status = bench.status(target)
+    assert policy.valid(target, status, bench.clock.now()) is None
+    assert status.last_failure is not None
+    assert status.last_failure.stage is Stage.SOURCE
+
+
+def test_a_registry_that_gave_no_verdict_is_not_asked_again_in_the_same_attempt(
+    bench: Bench,
+) -> None:
+    """It would cost another deadline and tell nothing."""
+    target = bench.target()
+    bench.attempt(target)
+    bench.judge.failure = TimedOut("late")
+    bench.judge.calls = 0
+    keep_failing(bench, target, 1)
+    assert bench.judge.calls == 12
 
 
 def test_an_attempt_that_is_cut_by_a_stop_is_interrupted_and_does_not_count(bench: Bench) -> None:

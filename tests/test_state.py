@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
@@ -50,6 +51,7 @@ from refresher.state.records import decode, encode
 from refresher.state.store import REMEMBERED_ATTEMPTS
 from tests.conftest import NOON
 from tests.peers import ROOT, free_port, running, wait_for_port
+from tests.publish.relay import Relay
 
 SECOND = timedelta(seconds=1)
 
@@ -973,6 +975,31 @@ def test_postgresql_is_the_same(cluster: Cluster, clock: ManualClock) -> None:
             assert again.orphans() == []
             assert again.fingerprint_key == store.fingerprint_key
             assert again.prune(NOON + timedelta(days=1)) == 2
+
+
+def test_a_server_that_hangs_costs_its_deadline_once_and_durability(
+    cluster: Cluster, clock: ManualClock
+) -> None:
+    """It takes the question and never answers, as a stopped one or its pooler does."""
+    port = free_port()
+    with cluster.running(port), Relay(f"127.0.0.1:{port}") as relay:
+        url = f"postgresql://refresher@{relay.host}/postgres"
+        store = SqlStore.open_or_memory(url, clock=clock, server_seconds=1.0)
+        store.update("ecr", count_failure)
+        assert store.up
+        relay.freeze()
+        began = time.monotonic()
+        for _ in range(10):
+            store.update("ecr", count_failure)
+        assert 1.0 <= time.monotonic() - began < 3.0
+        assert store.last_error is not None
+        assert "/postgres did not answer within 1 s; check" in store.last_error
+        clock.advance(SECOND)
+        store.retry()
+        assert store.up
+        store.close()
+        with closing(SqlStore.open(url, clock=clock)) as again:
+            assert again.statuses()["ecr"].consecutive_failures == 11
 
 
 def test_without_its_driver_postgresql_is_refused_with_the_cure() -> None:

@@ -190,3 +190,13 @@ def test_an_unreachable_registry_leaves_the_verdict_and_retries(
     status = bench.status(target)
     assert status.source_value is SourceValue.OK
     assert status.next_attempt_at - bench.clock.now() <= timedelta(seconds=5)
+
+
+def test_a_corrected_expiry_takes_effect_at_the_next_check(bench: Bench, target: Target) -> None:
+    """`expires_on` was added to the config; the token is the same."""
+    bench.issuer.life = timedelta(days=3)
+    bench.clock.advance(6 * HOUR)
+    assert bench.attempt(target, DueReason.CHECK).outcome is Outcome.CHECKED
+    (secret,) = bench.status(target).secrets
+    assert secret.expires_at == bench.clock.now() + timedelta(days=3)
+    assert policy.life(target, bench.status(target), bench.clock.now()) is Life.URGENT

@@ -74,6 +74,7 @@ def test_a_target_that_was_published_is_shown_whole(bench: Bench) -> None:
                 "expires_at": "2026-11-24T00:00:00Z",
                 "fingerprint": status.secrets[0].fingerprint,
                 "valid": True,
+                "drifted": False,
                 "last_failure": None,
             }
         ],

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from refresher.api.problems import SECURITY_HEADERS, problem
+from refresher.api.services import Services
 from refresher.errors import Misconfigured
 from refresher.model import SecretValue
 from refresher.references import Reference
@@ -82,9 +83,7 @@ def _host_name(host: str) -> str:
 class Guard:
     """Admits what changes something: same origin, a token, JSON, and not too much of it."""
 
-    api_token: Reference | None
-    #: Whether the listener is reached from this machine alone.
-    loopback: bool
+    services: Services
 
     async def admit(self, request: Request) -> dict[str, Any]:
         """The JSON object in the request's body, empty where there is no body.
@@ -97,15 +96,16 @@ class Guard:
         return _object(await _body(request))
 
     async def _authorize(self, headers: Headers) -> None:
-        if self.api_token is None:
-            if not self.loopback:
-                raise HTTPException(
-                    HTTPStatus.FORBIDDEN,
-                    "read-only: refresher listens beyond loopback without a token;"
-                    " set daemon.api_token",
-                )
+        if not self.services.writable:
+            raise HTTPException(
+                HTTPStatus.FORBIDDEN,
+                "read-only: refresher listens beyond loopback without a token;"
+                " set daemon.api_token",
+            )
+        reference = self.services.token()
+        if reference is None:
             return
-        token = await run_in_threadpool(_read, self.api_token)
+        token = await run_in_threadpool(_read, reference)
         given = _bearer(headers.get("authorization", ""))
         if given is None:
             raise _unauthorized("this needs `Authorization: Bearer` with daemon.api_token")

@@ -63,7 +63,7 @@ class Pages:
             stuck=services.health.stuck(services.clock.monotonic()),
             state_up=services.store.up,
             config_problem=services.config_problem(),
-            writable=services.api_token is not None or services.loopback,
+            writable=services.writable,
         )
 
 

@@ -21,7 +21,7 @@ from refresher.api.guard import Edge, Guard
 from refresher.api.pages import ASSETS, Pages
 from refresher.api.problems import problem, unknown_targets, unprocessable
 from refresher.api.services import Services
-from refresher.model import Actor, Attempt, Status, Target
+from refresher.model import Actor, Attempt, Life, Status, Target
 from refresher.view import TargetView
 
 #: Seconds that `?wait=` may ask for.
@@ -77,7 +77,7 @@ class _Api:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._guard = Guard(services.api_token, services.loopback)
+        self._guard = Guard(services)
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -243,7 +243,8 @@ def _brief(target: TargetView) -> dict[str, object]:
 
 
 def _good(target: TargetView) -> bool:
-    return target["valid"] is not False
+    """A credential counts as expired, too, past the life that it was found to have."""
+    return target["state"] is not Life.EXPIRED and target["valid"] is not False
 
 
 def _answer(name: str, id: str, attempt: Attempt | None) -> Mapping[str, object]:

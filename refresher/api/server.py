@@ -10,18 +10,22 @@ import time
 import uvicorn
 from starlette.applications import Starlette
 
+from refresher.api.connection import MAX_HEAD_BYTES, Connection
 from refresher.errors import RefresherError
 
-#: Connections at a time; above that uvicorn answers 503.
-MAX_CONNECTIONS = 512
 _START_SECONDS = 10.0
 
 
 class Server:
     """An HTTP server whose port is taken from the moment that it is made."""
 
-    def __init__(self, app: Starlette, host: str, port: int) -> None:
-        """Listen on `host` and `port`; 0 is a free one. Raises `RefresherError`."""
+    def __init__(
+        self, app: Starlette, host: str, port: int, *, connection: type[Connection] = Connection
+    ) -> None:
+        """Listen on `host` and `port`; 0 is a free one. `connection` is kept with each client.
+
+        Raises `RefresherError`.
+        """
         self._app = app
         self._socket = _listening(host, port)
         self._port = int(self._socket.getsockname()[1])
@@ -29,14 +33,14 @@ class Server:
             uvicorn.Config(
                 app,
                 loop="asyncio",
-                http="h11",
+                http=connection,
+                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                limit_concurrency=MAX_CONNECTIONS,
                 timeout_keep_alive=30,
                 timeout_graceful_shutdown=3,
             )

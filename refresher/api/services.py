@@ -26,9 +26,14 @@ class Services:
     clock: Clock
     #: Why the daemon has not started yet, in words; None once it has.
     ready: Callable[[], str | None]
-    #: What a POST must bring; None where none is configured.
-    api_token: Reference | None
+    #: What a POST must bring by the present configuration; None where none is configured.
+    token: Callable[[], Reference | None]
     #: Whether the listener is reached from this machine alone.
     loopback: bool
     #: Why the configuration was not taken up when it last changed; None where it was.
     config_problem: Callable[[], str | None] = lambda: None
+
+    @property
+    def writable(self) -> bool:
+        """Whether anyone may ask for anything: without a token this machine alone."""
+        return self.loopback or self.token() is not None

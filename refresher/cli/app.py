@@ -11,7 +11,18 @@ from pathlib import Path
 import click
 
 from refresher import __version__
-from refresher.cli import asking, check, configuration, once, options, privileges, service, telling
+from refresher.cli import (
+    asking,
+    check,
+    completion,
+    configuration,
+    discover,
+    once,
+    options,
+    privileges,
+    service,
+    telling,
+)
 from refresher.cli.exits import Exit, exit_of
 from refresher.cli.output import note
 from refresher.cli.settings import Settings
@@ -37,12 +48,14 @@ for command in (
     asking.status,
     asking.history,
     check.check,
+    discover.discover,
     asking.pause,
     asking.resume,
     service.token,
     privileges.policy,
     telling.notify,
     configuration.config,
+    completion.completion,
     service.demo,
 ):
     root.add_command(command)

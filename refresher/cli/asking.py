@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -9,8 +10,15 @@ import click
 from refresher.cli import options
 from refresher.cli.exits import Exit, exit_after
 from refresher.cli.output import note, say_json
+from refresher.cli.progress import Line, those
 from refresher.cli.settings import Settings
-from refresher.cli.shown import say_history, say_results, say_target, say_targets
+from refresher.cli.shown import (
+    say_history,
+    say_results,
+    say_target,
+    say_target_history,
+    say_targets,
+)
 
 
 def _now() -> datetime:
@@ -18,7 +26,7 @@ def _now() -> datetime:
 
 
 @click.command(epilog="Example: refresher refresh ecr --wait 2m")
-@click.argument("names", metavar="[TARGET]...", nargs=-1)
+@options.targets
 @click.option("--all", "every", is_flag=True, help="All targets, as one trigger.")
 @click.option(
     "--wait",
@@ -44,8 +52,9 @@ def refresh(
     """Ask the running daemon to refresh TARGETs now."""
     if bool(names) == every:
         raise click.UsageError("name the targets to refresh, or give --all")
-    with settings.client() as client:
-        asked = None if every else list(dict.fromkeys(names))
+    asked = None if every else list(dict.fromkeys(names))
+    line = Line(sys.stderr)
+    with settings.client() as client, line.waiting(f"refreshing {those(asked)}", wait):
         attempts = client.refresh(asked, wait, retry_refused=retry_refused)
     if as_json:
         say_json({"attempts": attempts})
@@ -57,7 +66,7 @@ def refresh(
 
 
 @click.command(epilog="Example: refresher status ecr")
-@click.argument("name", metavar="[TARGET]", required=False)
+@options.target(required=False)
 @options.output
 @options.daemon
 @options.settings
@@ -75,7 +84,7 @@ def status(settings: Settings, name: str | None, as_json: bool) -> Exit:
 
 
 @click.command(epilog="Example: refresher history ecr --limit 100")
-@click.argument("name", metavar="[TARGET]", required=False)
+@options.target(required=False)
 @click.option(
     "--limit",
     type=click.IntRange(1, 1000),
@@ -87,20 +96,22 @@ def status(settings: Settings, name: str | None, as_json: bool) -> Exit:
 @options.daemon
 @options.settings
 def history(settings: Settings, name: str | None, limit: int, as_json: bool) -> Exit:
-    """Show the attempts, newest first."""
+    """Show the attempts, newest first; of one TARGET in detail."""
     with settings.client() as client:
         names = [target["name"] for target in client.targets()] if name is None else [name]
         found = [attempt for each in names for attempt in client.attempts(each, limit)]
     attempts = sorted(found, key=lambda attempt: attempt["started_at"], reverse=True)[:limit]
     if as_json:
         say_json({"attempts": attempts})
-    else:
+    elif name is None:
         say_history(attempts, _now())
+    else:
+        say_target_history(attempts, _now())
     return Exit.GOOD
 
 
 @click.command(epilog="Example: refresher pause ecr")
-@click.argument("name", metavar="TARGET")
+@options.target(required=True)
 @options.output
 @options.daemon
 @options.settings
@@ -110,7 +121,7 @@ def pause(settings: Settings, name: str, as_json: bool) -> Exit:
 
 
 @click.command(epilog="Example: refresher resume ecr")
-@click.argument("name", metavar="TARGET")
+@options.target(required=True)
 @options.output
 @options.daemon
 @options.settings

@@ -30,7 +30,7 @@ def config() -> None:
 @options.settings
 def check(settings: Settings, as_json: bool) -> Exit:
     """Say whether the configuration can be used, and every problem that it has."""
-    path = settings.path
+    path = settings.file or settings.project
     count, problems = _checked(settings)
     if as_json:
         say_json(

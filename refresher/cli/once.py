@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog="Example: refresher once ecr --max-age 4h")
-@click.argument("names", metavar="[TARGET]...", nargs=-1)
+@options.targets
 @click.option(
     "--max-age",
     type=options.Duration(),

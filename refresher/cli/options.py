@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from refresher.cli import completion
 from refresher.cli.settings import Settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -59,6 +60,23 @@ def common(command: Command) -> Command:
         help="Configuration; REFRESHER_CONFIG, else ./config/refresher.toml, ./refresher.toml"
         " or /etc/refresher/refresher.toml.",
     )
+    project = click.option(
+        "--fal-project",
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        expose_value=False,
+        callback=_remember,
+        help="Keep what this fal project uses, with a configuration or without;"
+        " REFRESHER_FAL_PROJECT.",
+    )
+    verbose = click.option(
+        "--verbose",
+        "-v",
+        is_flag=True,
+        expose_value=False,
+        callback=_remember,
+        help="Show on a terminal, too, what is done at each step.",
+    )
     debug = click.option(
         "--debug",
         is_flag=True,
@@ -66,7 +84,7 @@ def common(command: Command) -> Command:
         callback=_remember,
         help="More log, and a traceback with an error.",
     )
-    return config(debug(command))
+    return config(project(verbose(debug(command))))
 
 
 def daemon(command: Command) -> Command:
@@ -92,6 +110,21 @@ def output(command: Command) -> Command:
         callback=lambda _context, _parameter, value: value == "json",
         help="For people or for programs.",
     )(command)
+
+
+def targets(command: Command) -> Command:
+    """Add the names of targets, which the shell completes; the command gets `names`."""
+    return click.argument(
+        "names", metavar="[TARGET]...", nargs=-1, shell_complete=completion.target_names
+    )(command)
+
+
+def target(*, required: bool) -> Callable[[Command], Command]:
+    """Add the name of one target; the command gets `name`, None where there is none."""
+    metavar = "TARGET" if required else "[TARGET]"
+    return click.argument(
+        "name", metavar=metavar, required=required, shell_complete=completion.target_names
+    )
 
 
 def retry_refused(command: Command) -> Command:

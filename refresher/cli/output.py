@@ -90,12 +90,14 @@ def _fit(cell: str, width: int) -> str:
 
 
 def wrapped(label: str, text: str) -> str:
-    """A text of any length behind its label, with its further lines indented."""
-    return textwrap.fill(
+    """A text of any length behind its label, below it where that is long, its lines indented."""
+    indent = " " * min(len(label), _DEEPEST)
+    above, beside = ("", label) if len(label) <= width() // 2 else (f"{label.rstrip()}\n", indent)
+    return above + textwrap.fill(
         text,
         width(),
-        initial_indent=label,
-        subsequent_indent=" " * min(len(label), _DEEPEST),
+        initial_indent=beside,
+        subsequent_indent=indent,
         break_long_words=False,
         break_on_hyphens=False,
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TextIO, cast
 
-from refresher import logs
+from refresher import logs, policy
 from refresher.cli.output import note, span
+from refresher.cli.progress import Line, those
 from refresher.cli.settings import Settings, misconfiguration, require_known
 from refresher.cli.shown import Skipped
 from refresher.client import LONGEST_WAIT, Answer, Client
@@ -46,12 +49,20 @@ def go(settings: Settings, config: Config, wish: Wish) -> Pass:
 
     Raises `StateError` where another process has the state and does not answer.
     """
-    # Standard output is the result's.
-    logs.configure(config.daemon.log_format, debug=settings.debug, stream=sys.stderr)
+    line = Line(sys.stderr)
+    _log_to(line, settings, config)
     try:
-        return _alone(config, wish)
+        return _alone(config, wish, line)
     except StateInUse as owned:
-        return _beside(settings, wish, owned)
+        return _beside(settings, wish, owned, line)
+
+
+def _log_to(line: Line, settings: Settings, config: Config) -> None:
+    """Standard output is the result's. Who sees the line need not read each step as well."""
+    stream = cast("TextIO", line)
+    logs.configure(config.daemon.log_format, debug=settings.debug, stream=stream)
+    if line.seen and not (settings.verbose or settings.debug):
+        logging.getLogger("refresher").setLevel(logging.WARNING)
 
 
 # --- which targets -----------------------------------------------------------------------------
@@ -89,7 +100,7 @@ def _why_not(target: TargetView, wish: Wish, now: datetime, changed: Set[str]) -
 # --- by ourselves ------------------------------------------------------------------------------
 
 
-def _alone(config: Config, wish: Wish) -> Pass:
+def _alone(config: Config, wish: Wish, line: Line) -> Pass:
     with misconfiguration():
         engine = Engine(config, clock=SystemClock())
     with running(engine):
@@ -99,7 +110,8 @@ def _alone(config: Config, wish: Wish) -> Pass:
         engine.use(config.model_copy(update={"targets": chosen}))
         engine.take_up()
         ids = engine.control.refresh(names, Actor.CLI, retry_refused=wish.retry_refused)
-        engine.scheduler.run_once(ids, engine.stopping)
+        with line.waiting(f"refreshing {those(names)}"):
+            engine.scheduler.run_once(ids, engine.stopping)
         attempts = [engine.store.attempt(each) for each in ids.values()]
         engine.tidy(config)
     return Pass([attempt_view(attempt) for attempt in attempts if attempt], skipped)
@@ -107,23 +119,24 @@ def _alone(config: Config, wish: Wish) -> Pass:
 
 def _choose_here(engine: Engine, wish: Wish) -> tuple[list[str], list[Skipped]]:
     if wish.max_age is not None:
-        engine.find_vanished()
+        engine.find_drift()
     now = engine.clock.now()
     rows = with_status(engine.targets, engine.store.statuses(), now)
-    changed = {target.name for target, status in rows if _has_changed(target, status)}
+    changed = {target.name for target, status in rows if _has_changed(target, status, now)}
     views = [target_view(target, status, now) for target, status in rows]
     return choose(views, wish, now, changed)
 
 
-def _has_changed(target: Target, status: Status) -> bool:
+def _has_changed(target: Target, status: Status, now: datetime) -> bool:
     """Whether the configuration or somebody at fal changed what is wanted or what stands."""
-    return status.digest != target.digest or any(secret.drifted for secret in status.secrets)
+    drifted = any(policy.to_be_reasserted(secret, now) for secret in status.secrets)
+    return drifted or status.digest != target.digest
 
 
 # --- by the daemon -----------------------------------------------------------------------------
 
 
-def _beside(settings: Settings, wish: Wish, owned: StateInUse) -> Pass:
+def _beside(settings: Settings, wish: Wish, owned: StateInUse, line: Line) -> Pass:
     with settings.client() as client:
         targets = _ask(client, owned)
         note(f"note: a daemon has the state; asking it at {client.url}")
@@ -131,7 +144,8 @@ def _beside(settings: Settings, wish: Wish, owned: StateInUse) -> Pass:
         names, skipped = choose(targets, wish, SystemClock().now())
         if not names:
             return Pass([], skipped)
-        attempts = client.refresh(names, LONGEST_WAIT, retry_refused=wish.retry_refused)
+        with line.waiting(f"refreshing {those(names)}"):
+            attempts = client.refresh(names, LONGEST_WAIT, retry_refused=wish.retry_refused)
     return Pass(attempts, skipped)
 
 

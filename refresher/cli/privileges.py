@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("policy", epilog="Example: refresher policy ecr --output json")
-@click.argument("names", metavar="[TARGET]...", nargs=-1)
+@options.targets
 @options.output
 @options.common
 @options.settings

@@ -31,13 +31,14 @@ def run(settings: Settings, dry_run: bool) -> Exit:
     refreshes all.
     """
     from refresher import logs
+    from refresher.cli.composed import Reader
     from refresher.daemon import Daemon, Options
 
     config = settings.load("environment")
     logs.configure(config.daemon.log_format, debug=settings.debug)
-    chosen = Options(path=settings.path, dry_run=dry_run)
+    chosen = Options(path=settings.watched, dry_run=dry_run)
     with misconfiguration():
-        daemon = Daemon(lambda: settings.load("environment"), chosen)
+        daemon = Daemon(Reader(settings), chosen)
     with daemon.signals():
         daemon.run()
     return Exit.GOOD
@@ -46,23 +47,23 @@ def run(settings: Settings, dry_run: bool) -> Exit:
 @click.command(
     epilog="Example: refresher token ecr | docker login --username AWS --password-stdin REGISTRY"
 )
-@click.argument("target")
+@options.target(required=True)
 @options.common
 @options.settings
-def token(settings: Settings, target: str) -> Exit:
+def token(settings: Settings, name: str) -> Exit:
     """Print a fresh password of TARGET, and nothing else, to standard output."""
     from refresher import logs
     from refresher.cli.building import targets_of
 
     logs.configure("console", debug=settings.debug, stream=sys.stderr)
     config = settings.load("nothing")
-    require_known([target], config.targets)
-    config = config.model_copy(update={"targets": {target: config.targets[target]}})
-    problems = list(_unset(settings, config, target))
+    require_known([name], config.targets)
+    config = config.model_copy(update={"targets": {name: config.targets[name]}})
+    problems = list(_unset(settings, config, name))
     if problems:
         raise ConfigError(*problems)
     with targets_of(config) as targets:
-        credential = targets[target].source.obtain(datetime.now(UTC))
+        credential = targets[name].source.obtain(datetime.now(UTC))
     check_publishable(credential, datetime.now(UTC))
     if sys.stdout.isatty():
         note("note: this is a password; pipe it to `docker login --password-stdin`")

@@ -17,6 +17,7 @@ from refresher.model import SecretValue
 if TYPE_CHECKING:
     from refresher.client import Client
     from refresher.config import Config, Follow
+    from refresher.discovery import Composed
     from refresher.references import Reference
 
 #: Where the configuration is looked for unless it is named.
@@ -36,8 +37,12 @@ class Settings:
 
     #: --config
     config: Path | None = None
+    #: --fal-project
+    fal_project: Path | None = None
     #: --url
     url: str | None = None
+    #: --verbose
+    verbose: bool = False
     #: --debug
     debug: bool = False
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
@@ -60,11 +65,41 @@ class Settings:
             )
         return found
 
+    @property
+    def project(self) -> Path | None:
+        """The fal project as a person named it."""
+        named = self.environ.get("REFRESHER_FAL_PROJECT")
+        return self.fal_project or (Path(named) if named else None)
+
+    @property
+    def file(self) -> Path | None:
+        """The configuration's file; None where there is a fal project and no file refines it.
+
+        Raises `ConfigError` where there is neither.
+        """
+        return self.path if self.project is None else self.named_path or _found()
+
+    @property
+    def watched(self) -> Path:
+        """What is read anew when it changes. Raises `ConfigError` where there is nothing."""
+        if self.project is None:
+            return self.path
+        folder = self.project.is_dir()
+        return self.file or (self.project / "pyproject.toml" if folder else self.project)
+
     def load(self, follow: Follow) -> Config:
         """The configuration. Raises `ConfigError`."""
         from refresher.config import load
 
+        if self.project is not None:
+            return self.compose(self.project, follow).config
         return load(self.path, self.environ, follow=follow)
+
+    def compose(self, project: Path, follow: Follow) -> Composed:
+        """The configuration out of a fal project, and of the file if any. Raises `ConfigError`."""
+        from refresher.discovery import compose
+
+        return compose(project, self.file, self.environ, follow=follow)
 
     @property
     def named_url(self) -> str | None:

@@ -100,6 +100,8 @@ def _say_secret(secret: SecretView, now: datetime) -> None:
     )
     for label, text in facts:
         say(f"    {label:<11} {text}")
+    if secret["drifted"]:
+        say("    drifted     someone else wrote or deleted it since")
     if secret["last_failure"]:
         say(_failure("    last failure ", secret["last_failure"], now))
 
@@ -140,6 +142,29 @@ def say_history(attempts: Sequence[AttemptView], now: datetime) -> None:
         return
     headings = ("STARTED", "OUTCOME", "TARGET", "DUE", "TOOK", "DETAIL")
     say_table(headings, [_history_row(attempt, now) for attempt in attempts])
+
+
+def say_target_history(attempts: Sequence[AttemptView], now: datetime) -> None:
+    """The attempts of one target, all that is known of each."""
+    if not attempts:
+        say("no attempts yet")
+        return
+    rows = [
+        (relative(a["started_at"], now), _outcome(a), _due(a), "; ".join(_details(a)))
+        for a in attempts
+    ]
+    say_table(("STARTED", "OUTCOME", "DUE", "DETAIL"), rows)
+
+
+def _details(attempt: AttemptView) -> Iterator[str]:
+    """What came of it and why, how long each stage took, and what stood before and after."""
+    failure = attempt["failure"]
+    yield _detail(attempt) + ("" if failure is None else f": {failure['message']}")
+    if attempt["stages"]:
+        yield ", ".join(f"{stage['stage']} {stage['seconds']:.2f}s" for stage in attempt["stages"])
+    before, after = attempt["fingerprint_before"], attempt["fingerprint_after"]
+    if attempt["outcome"] is not None and after is not None:
+        yield f"{after} as before" if after == before else f"{before or 'nothing'} → {after}"
 
 
 def _history_row(attempt: AttemptView, now: datetime) -> tuple[str, ...]:

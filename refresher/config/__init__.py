@@ -1,7 +1,7 @@
 """File and environment to a frozen, validated model; every problem with its path in the file."""
 
-from refresher.config.checks import active, check_references, policy_of
-from refresher.config.loading import Follow, build, load, parse
+from refresher.config.checks import active, check_references, policy_of, references
+from refresher.config.loading import Follow, build, load, parse, tables
 from refresher.config.root import Config
 from refresher.config.sections import Account, Daemon, DockerHub, Fal, Google, PolicySettings
 from refresher.config.showing import effective, schema
@@ -49,6 +49,8 @@ __all__ = [
     "parse",
     "parse_duration",
     "policy_of",
+    "references",
     "schema",
     "split_authority",
+    "tables",
 ]

@@ -86,7 +86,7 @@ def check_references(config: Config, environ: Mapping[str, str], files: bool) ->
     targets, and accounts that no target in use names, may refer to what is not there.
     """
     lines = []
-    for path, reference in _references(config):
+    for path, reference in references(config):
         if reference.env is not None or files or path == "daemon.ca_bundle":
             problem = _unreadable(reference, environ)
             if problem is not None:
@@ -106,7 +106,8 @@ def _unreadable(reference: Reference, environ: Mapping[str, str]) -> str | None:
     return f"{reference} is empty"
 
 
-def _references(config: Config) -> Iterator[tuple[str, Reference]]:
+def references(config: Config) -> Iterator[tuple[str, Reference]]:
+    """Every reference in use with its path; a file that is named by its path is one, too."""
     yield from _within("daemon", config.daemon)
     targets = active(config)
     for name in sorted({target.account for target in targets.values()} & set(config.accounts)):

@@ -36,6 +36,11 @@ def load(path: Path, environ: Mapping[str, str], *, follow: Follow = "environmen
     return parse(_read(path), str(path), environ, base=path.absolute().parent, follow=follow)
 
 
+def tables(path: Path) -> dict[str, Any]:
+    """The tables of a file as they stand there, not validated. Raises `ConfigError`."""
+    return _toml(_read(path), str(path))
+
+
 def parse(
     text: str | bytes,
     origin: str,

@@ -30,13 +30,13 @@ def require(config: Config) -> None:
         raise ConfigError(config.problem("daemon.notify", problem))
 
 
-def send(reference: Reference, notice: Notice) -> None:
-    """Send a notice to the URL that is read anew, within 8 s.
+def send(reference: Reference, notice: Notice, *, call_seconds: float = CALL_SECONDS) -> None:
+    """Send a notice to the URL that is read anew, within `call_seconds`.
 
     Raises `Misconfigured`, `TimedOut` or `Unavailable`; none of them says a part of the URL.
     """
     url = reference.read()
-    within(CALL_SECONDS, "the notifier", partial(_send, url, notice))
+    within(call_seconds, "the notifier", partial(_send, url, notice))
 
 
 def scheme(reference: Reference) -> str:
@@ -58,6 +58,8 @@ def _send(url: SecretValue, notice: Notice) -> None:
     services = apprise.Apprise(asset=asset)
     if not services.add(url.reveal()):
         raise Misconfigured("is no URL that Apprise knows; see its list of services")
+    if not all(service.verify_certificate for service in services):
+        raise Misconfigured("switches the check of certificates off; take `verify` out of it")
     kind = apprise.NotifyType(_TYPES[notice.kind])
     if not services.notify(title=notice.title, body=notice.text, notify_type=kind):
         raise Unavailable("the service is unreachable or did not accept the notice")

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from refresher import __version__, logs
 from refresher.deadline import CALL_SECONDS, within
-from refresher.errors import Failure, Misconfigured, Unavailable
+from refresher.errors import Failure, Misconfigured, TimedOut, TlsFailure, Unavailable
 from refresher.model import SecretValue
 from refresher.notify.lane import Outcome
 from refresher.references import Reference
@@ -39,27 +39,33 @@ class Heartbeat:
         troubles: Callable[[], Sequence[str]],
         count: Callable[[Outcome], None],
         ca_bundle: Path | None = None,
+        call_seconds: float = CALL_SECONDS,
     ) -> None:
         """`reference` is the URL of the present configuration; `troubles` has a line for each."""
         self._reference = reference
         self._troubles = troubles
         self._count = count
         self._ca_bundle = ca_bundle
+        self._call_seconds = call_seconds
         self._last_failure: str | None = None
 
     def beat(self) -> None:
-        """Tell once, within 8 s. A failure is counted, and logged when it is a new one."""
+        """Tell once. A failure is counted, and logged when it is a new one."""
         reference = self._reference()
         if reference is None:
             return
         try:
-            request = _request(reference.read(), self._troubles())
-            within(CALL_SECONDS, "the heartbeat URL", partial(self._ask, request))
+            self.tell(reference)
         except Failure as failure:
             self._count("failed")
             self._note(failure.message)
         else:
             self._note(None)
+
+    def tell(self, reference: Reference) -> None:
+        """Ask the URL that is read anew, within the deadline. Raises a `Failure`."""
+        request = _request(reference.read(), self._troubles())
+        within(self._call_seconds, "the heartbeat URL", partial(self._ask, request))
 
     def _note(self, failure: str | None) -> None:
         before, self._last_failure = self._last_failure, failure
@@ -73,15 +79,14 @@ class Heartbeat:
     def _ask(self, request: urllib.request.Request) -> None:
         # Errors are not chained: they hold the URL, and whoever has it can lie.
         try:
-            self._opener.open(request, timeout=CALL_SECONDS).close()
+            self._opener.open(request, timeout=self._call_seconds).close()
         except HTTPError as error:
             error.close()
             raise Unavailable(f"the heartbeat URL answered {error.code}") from None
         except (OSError, HTTPException, ValueError) as error:
             reason = getattr(error, "reason", error)
-            raise Unavailable(
-                f"the heartbeat URL gave no answer: {type(reason).__name__}"
-            ) from None
+            words = f"the heartbeat URL gave no answer: {type(reason).__name__}"
+            raise _kind(reason)(words) from None
 
     @cached_property
     def _opener(self) -> urllib.request.OpenerDirector:
@@ -97,6 +102,12 @@ class Heartbeat:
         ):
             opener.add_handler(handler)
         return opener
+
+
+def _kind(reason: object) -> type[Failure]:
+    if isinstance(reason, TimeoutError):
+        return TimedOut
+    return TlsFailure if isinstance(reason, ssl.SSLError) else Unavailable
 
 
 def _request(url: SecretValue, troubles: Sequence[str]) -> urllib.request.Request:

@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import grpc
 from isolate_proto.controller_pb2 import ListSecretsRequest, Secret, SetSecretRequest
@@ -220,8 +221,7 @@ class _Connection:
         self._address = address
         self._tls = tls
         self._ca_bundle = ca_bundle
-        #: A proxy has no business between this machine and itself.
-        self._options = (*_OPTIONS, ("grpc.enable_http_proxy", 0 if loopback else 1))
+        self._options = (*_OPTIONS, *_proxy_options(address))
         self._link: _Link | None = None
         self._lock = threading.Lock()
 
@@ -255,6 +255,25 @@ class _Connection:
         roots = None if self._ca_bundle is None else _read_bundle(self._ca_bundle)
         credentials = grpc.ssl_channel_credentials(roots)
         return grpc.secure_channel(self._address, credentials, options=self._options)
+
+
+def _proxy_options(address: str) -> tuple[tuple[str, Any], ...]:
+    """The proxy that the environment names, as for every other peer.
+
+    gRPC itself knows no upper case and no ALL_PROXY, and takes one for plain HTTP, too. Raises
+    `Misconfigured`.
+    """
+    proxies = getproxies()
+    proxy = proxies.get("grpc") or proxies.get("https") or proxies.get("all")
+    if not proxy or _is_loopback(address) or proxy_bypass(address):
+        return (("grpc.enable_http_proxy", 0),)
+    url = proxy if "://" in proxy else f"http://{proxy}"
+    if not url.startswith("http://"):
+        # It may hold a password.
+        raise Misconfigured(
+            "the proxy that HTTPS_PROXY or ALL_PROXY names cannot be used; write http://HOST:PORT"
+        )
+    return (("grpc.enable_http_proxy", 1), ("grpc.http_proxy", url))
 
 
 def _read_bundle(path: Path) -> bytes:
@@ -337,4 +356,5 @@ def _listed(secret: Secret, environment: str) -> ListedSecret:
         environment=secret.environment_name or environment,
         name=secret.name,
         created_time=created if secret.HasField("created_time") else None,
+        default_exposed=secret.default_exposed if secret.HasField("default_exposed") else None,
     )

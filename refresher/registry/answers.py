@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import timedelta
 
 from refresher.errors import (
     Failure,
@@ -20,8 +19,6 @@ from refresher.errors import (
 from refresher.registry.names import Kind
 from refresher.registry.words import Scrubber
 
-#: A peer that asks for more is asked again all the same.
-MAX_RETRY_AFTER = timedelta(hours=6)
 #: Docker Hub tells no time when it locks a user out; its staff name 15 minutes to an hour.
 LOCKOUT = timedelta(hours=1)
 
@@ -124,30 +121,3 @@ def _wait(answer: Answer) -> timedelta | None:
     if answer.retry_after is None and "too many failed login" in answer.message.lower():
         return LOCKOUT
     return answer.retry_after
-
-
-def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta | None:
-    """How long the peer asks us to stay away, at most 6 h; None where it does not.
-
-    `Retry-After` holds seconds or a date (RFC 9110 section 10.2.3); Docker Hub's `X-Retry-After`
-    holds a Unix time.
-    """
-    until = headers.get("X-Retry-After", "").strip()
-    after = headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"\d{1,12}", until, re.ASCII):
-        seconds = int(until) - now.timestamp()
-    elif re.fullmatch(r"\d{1,12}", after, re.ASCII):
-        seconds = int(after)
-    else:
-        seconds = _seconds_until(after, now)
-    if seconds <= 0:
-        return None
-    return timedelta(seconds=min(seconds, MAX_RETRY_AFTER.total_seconds()))
-
-
-def _seconds_until(date: str, now: datetime) -> float:
-    try:
-        told = parsedate_to_datetime(date)
-    except (ValueError, OverflowError):  # a year or zone of twenty digits overflows
-        return 0
-    return ((told if told.tzinfo else told.replace(tzinfo=UTC)) - now).total_seconds()

@@ -10,6 +10,7 @@ from datetime import datetime
 
 import httpx
 
+from refresher.clock import retry_after
 from refresher.errors import (
     Failure,
     Forbidden,
@@ -20,7 +21,7 @@ from refresher.errors import (
 )
 from refresher.model import Credential, ImageRef, Proof, Pull, RegistryRef, SecretValue
 from refresher.registry.addresses import check_url
-from refresher.registry.answers import Answer, failure_of, retry_after
+from refresher.registry.answers import Answer, failure_of
 from refresher.registry.names import kind_of
 from refresher.registry.wire import Call, Reply, Wire
 from refresher.registry.words import Scrubber, document_of, said

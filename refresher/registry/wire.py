@@ -100,7 +100,7 @@ class Wire:
         self.call_seconds = call_seconds
         self._timeout = httpx.Timeout(min(SOCKET_SECONDS, call_seconds)).as_dict()
         self._threads = CallThreads()
-        tls = _tls(ca_bundle)
+        tls = tls_context(ca_bundle)
         self._direct = _transport(tls)
         self._proxy = _proxy_transport(tls)
 
@@ -167,7 +167,8 @@ def _read(response: httpx.Response, abandoned: threading.Event) -> bytes:
     return body
 
 
-def _tls(ca_bundle: Path | None) -> ssl.SSLContext:
+def tls_context(ca_bundle: Path | None) -> ssl.SSLContext:
+    """Trusts the bundle, else SSL_CERT_FILE, else certifi's. Raises `Misconfigured`."""
     try:
         if ca_bundle is None:
             return httpx.create_ssl_context()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 from urllib.parse import parse_qs, urlsplit
+
+from refresher.sandbox.certificates import Certificates
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,16 +145,19 @@ def _enormous(connection: socket.socket, size: int) -> None:
 class StandIn:
     """A loopback HTTP server: a subclass says in `handle` what the real one would answer.
 
-    Use it as a context manager. `fail` puts a fault or a fixed answer in the way of `handle`
-    until `mend`; `requests` keeps what came in.
+    It speaks HTTPS where certificates are given. Use it as a context manager. `fail` puts a fault
+    or a fixed answer in the way of `handle` until `mend`; `requests` keeps what came in.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, certificates: Certificates | None = None) -> None:
         self.requests: list[Request] = []
         self._lock = threading.Lock()
         self._trouble: Iterator[Fault | Response] | None = None
         self._closing = threading.Event()
         self._server = _Server(("127.0.0.1", port), _handler(self))
+        self._scheme = "http" if certificates is None else "https"
+        if certificates is not None:
+            self._server.socket = _over_tls(self._server.socket, certificates)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), name=type(self).__name__, daemon=True
         )
@@ -167,7 +173,7 @@ class StandIn:
     @property
     def url(self) -> str:
         """Base URL without a trailing slash."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     def fail(self, trouble: Fault | Response, times: int | None = None) -> None:
         """Answer with `trouble` the next `times` times, or until `mend`."""
@@ -207,6 +213,13 @@ class StandIn:
     @property
     def closing(self) -> threading.Event:
         return self._closing
+
+
+def _over_tls(listener: socket.socket, certificates: Certificates) -> ssl.SSLSocket:
+    """Shakes hands on the thread of each connection, so that none keeps the others waiting."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.certificate_file, certificates.key_file)
+    return context.wrap_socket(listener, server_side=True, do_handshake_on_connect=False)
 
 
 def _for_ever(trouble: Fault | Response) -> Iterator[Fault | Response]:
@@ -256,3 +269,30 @@ def _handler(stand_in: StandIn) -> type[BaseHTTPRequestHandler]:
         do_GET = do_POST = do_HEAD = do_PUT = do_DELETE = _serve  # noqa: N815 - http.server's names
 
     return Handler
+
+
+# --- nobody there ------------------------------------------------------------------------------
+
+
+@contextmanager
+def closed_port() -> Iterator[int]:
+    """A loopback port that refuses connections, and that nobody else can take meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+@contextmanager
+def full_port() -> Iterator[int]:
+    """A loopback port at which no connect ends: its queue is full, so the SYN goes unanswered."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(_MORE_THAN_QUEUED):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+#: Linux takes one connection more than the backlog says (listen(2) of Linux, `sk_acceptq_is_full`).
+_MORE_THAN_QUEUED = 4

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 import boto3
 import botocore.loaders
@@ -20,6 +21,7 @@ from botocore.exceptions import ClientError, NoCredentialsError
 
 from refresher import __version__
 from refresher.clock import Clock, Skews
+from refresher.config import is_loopback
 from refresher.deadline import CallThreads
 from refresher.errors import InvalidResponse, Misconfigured
 from refresher.references import Reference
@@ -88,14 +90,36 @@ def _models() -> botocore.loaders.Loader:
     return botocore.loaders.create_loader()
 
 
-def new_session(region: str, profile: str | None) -> botocore.session.Session:
-    """A session that keeps nothing of an earlier one, so the credentials it finds are new."""
+def new_session(
+    region: str, profile: str | None, ca_bundle: Path | None = None
+) -> botocore.session.Session:
+    """A session that keeps nothing of an earlier one, so the credentials it finds are new.
+
+    `ca_bundle` comes before AWS_CA_BUNDLE and the profile's `ca_bundle`, also in the clients that
+    botocore makes to find credentials.
+    """
     session = botocore.session.Session(profile=profile)
     session.register_component("data_loader", _models())
     session.set_default_client_config(_CONFIG)
     session.set_config_variable("region", region)
     session.set_config_variable("sts_regional_endpoints", "regional")
+    if ca_bundle is not None:
+        session.set_config_variable("ca_bundle", str(ca_bundle))
+    session.register("before-send", _refuse_plain_text)
     return session
+
+
+def _refuse_plain_text(**sending: Any) -> None:
+    """The token of a session, and a password in the answer, would be readable on the way.
+
+    Metadata services are not asked through a client, and so not through this.
+    """
+    url = urlsplit(sending["request"].url)
+    if url.scheme != "https" and not is_loopback(url.hostname or ""):
+        raise Misconfigured(
+            f"AWS is reached at http://{url.hostname}, nothing was sent; plain HTTP is for loopback"
+            " only, so check AWS_ENDPOINT_URL* and endpoint_url"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +142,11 @@ class AwsClients:
     sources of a process the same object.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ca_bundle: Path | None = None) -> None:
+        """`ca_bundle`: PEM file instead of the public authorities."""
         #: Where the calls are made, each within its deadline.
         self.threads = CallThreads()
+        self.ca_bundle = ca_bundle
         self._clients: dict[Endpoint, Any] = {}
         self._lock = threading.Lock()
 
@@ -128,12 +154,12 @@ class AwsClients:
         """The client for `endpoint`. Raises `Misconfigured`, or an error of botocore's."""
         with self._lock:
             if endpoint not in self._clients:
-                self._clients[endpoint] = _new_client(endpoint)
+                self._clients[endpoint] = _new_client(endpoint, self.ca_bundle)
             return self._clients[endpoint]
 
 
-def _new_client(endpoint: Endpoint) -> Any:
-    session = new_session(endpoint.region, endpoint.profile)
+def _new_client(endpoint: Endpoint, ca_bundle: Path | None) -> Any:
+    session = new_session(endpoint.region, endpoint.profile, ca_bundle)
     session.register_component("credential_provider", _SignerOfTheThread())
     # None leaves AWS_USE_FIPS_ENDPOINT and AWS_USE_DUALSTACK_ENDPOINT in force.
     variant = Config(
@@ -203,7 +229,8 @@ class Caller:
             return self._threads.within(self._seconds, step.peer, call)
         except VENDOR_ERRORS as error:
             told = error.response if isinstance(error, ClientError) else {}
-            raise translated(error, step, self._skew(step, told)) from None
+            skew = self._skew(step, told)
+            raise translated(error, step, skew, self._clock.now()) from None
 
     def _skew(self, step: Step, answer: Mapping[str, Any]) -> timedelta:
         headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
@@ -238,6 +265,25 @@ class Principal:
             identity = self._with_role(identity, role)
         return identity
 
+    def arn(self) -> str:
+        """Who AWS takes us for at the end of all roles. Raises a `Failure`.
+
+        The call needs no permission (STS API reference, GetCallerIdentity).
+        """
+        identity = self.assume()
+        step = Step(f"sts.{self._region}", "allow sts:GetCallerIdentity to this principal")
+        answer = self._caller.ask(step, identity, lambda: self._sts().get_caller_identity())
+        arn = answer.data.get("Arn")
+        if not isinstance(arn, str):
+            raise InvalidResponse(f"{step.peer}: an answer without Arn")
+        return arn
+
+    def sts_url(self) -> str:
+        """Where roles are assumed. Raises a `Failure`."""
+        step = Step(f"sts.{self._region}", "")
+        url: str = self._caller.run(step, lambda: self._sts().meta.endpoint_url)
+        return url
+
     def _start(self) -> tuple[Identity, tuple[str, ...]]:
         """The identity that we have, and the roles still to be assumed from it."""
         roles = self._aws.role_arn
@@ -271,7 +317,8 @@ class Principal:
         return identity
 
     def _search(self) -> tuple[Identity, str]:
-        found = new_session(self._region, self._aws.profile).get_credentials()
+        session = new_session(self._region, self._aws.profile, self._clients.ca_bundle)
+        found = session.get_credentials()
         if found is None:
             raise NoCredentialsError
         keys = found.get_frozen_credentials()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -26,6 +25,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
 
+from refresher.clock import retry_after
 from refresher.errors import (
     ClockSkewed,
     Failure,
@@ -64,13 +64,13 @@ class Step:
     remedy: str
 
 
-def translated(error: Exception, step: Step, skew: timedelta) -> Failure:
-    """The failure that `error` stands for; `skew` is AWS's clock less ours.
+def translated(error: Exception, step: Step, skew: timedelta, now: datetime) -> Failure:
+    """The failure that `error` stands for; `skew` is AWS's clock less ours, which read `now`.
 
     Raise it `from None`: botocore's errors hold the answer, and some the request.
     """
     if isinstance(error, ClientError):
-        return _refused(error, step, skew)
+        return _refused(error, step, skew, now)
     for kind, errors, advice in _TROUBLES:
         if isinstance(error, errors):
             return kind(f"{step.peer}: {advice}")
@@ -152,7 +152,7 @@ _CLOCK_WORDS = re.compile("signature (expired|not yet current)", re.IGNORECASE)
 _DEAD_TOKEN = re.compile("security token .*(invalid|expired)", re.IGNORECASE)
 
 
-def _refused(error: ClientError, step: Step, skew: timedelta) -> Failure:
+def _refused(error: ClientError, step: Step, skew: timedelta, now: datetime) -> Failure:
     told, answer = error.response.get("Error", {}), error.response.get("ResponseMetadata", {})
     code, message = str(told.get("Code", "")), str(told.get("Message", ""))
     status = answer.get("HTTPStatusCode", 0)
@@ -165,7 +165,7 @@ def _refused(error: ClientError, step: Step, skew: timedelta) -> Failure:
     kind, advice = _judged(code, message, status)
     return kind(
         f"{what}: {advice.format(told=_scrubbed(message), remedy=step.remedy)}",
-        retry_after=_retry_after(answer.get("HTTPHeaders", {})),
+        retry_after=retry_after(answer.get("HTTPHeaders", {}), now),
     )
 
 
@@ -179,12 +179,6 @@ def _judged(code: str, message: str, status: int) -> tuple[type[Failure], str]:
     if str(status) in _BY_CODE:
         return _BY_CODE[str(status)]
     return InvalidResponse, f"not a refusal of AWS's documentation (HTTP {status}); check the proxy"
-
-
-def _retry_after(headers: Mapping[str, str]) -> timedelta | None:
-    """`Retry-After` in its form of seconds (RFC 9110 section 10.2.3)."""
-    seconds = headers.get("retry-after", "")
-    return timedelta(seconds=int(seconds)) if re.fullmatch(r"[0-9]{1,6}", seconds) else None
 
 
 def _scrubbed(message: str) -> str:

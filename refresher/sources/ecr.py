@@ -205,6 +205,17 @@ class _Source:
             expires_at = min(expires_at, _on_our_clock(identity.expires_at, answer.skew))
         return Credential(USERNAME, password, issued_at=now, expires_at=expires_at)
 
+    def arn(self) -> str:
+        """Who AWS takes us for. Raises a `Failure`."""
+        return self._principal.arn()
+
+    def urls(self) -> tuple[str, str]:
+        """Where tokens are issued and where roles are assumed. Raises a `Failure`."""
+        url: str = self._caller.run(
+            self._step, lambda: self._clients.at(self._endpoint).meta.endpoint_url
+        )
+        return url, self._principal.sts_url()
+
     def _entry(self, told: object) -> Mapping[str, object]:
         """The private API answers with a list of one, the public one with that one alone."""
         entry = told[0] if isinstance(told, list) and told else told

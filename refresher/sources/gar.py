@@ -80,6 +80,8 @@ class GarKeyVerifier:
         self._clock = clock
         #: When the signature of a key, by its id, was first refused.
         self._refused_since: dict[str, datetime] = {}
+        #: When a key ends, by its id, as the list told when it last answered.
+        self._ends: dict[str, datetime | None] = {}
 
     def verify(
         self, registry: RegistryRef, credential: Credential, image: ImageRef | None
@@ -140,8 +142,11 @@ class GarKeyVerifier:
         try:
             end = self._google.certificate_end(key)
         except Failure as failure:
-            return Certificate(Layer("certificate", None, failure.message))
-        return judge_certificate(end, now)
+            known = self._ends.get(key.private_key_id)
+            return Certificate(Layer("certificate", None, failure.message), known)
+        certificate = judge_certificate(end, now)
+        self._ends[key.private_key_id] = certificate.expires_at
+        return certificate
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from refresher.errors import Misconfigured
 from refresher.references import Reference
 from refresher.sources.gar_key import ServiceAccountKey, parse_key
 from refresher.sources.google_errors import VENDOR_ERRORS, NoToken
-from refresher.sources.google_wire import Talk
+from refresher.sources.google_wire import Talk, metadata_host
 
 #: What an account may do is decided by its roles; this scope takes nothing away.
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
@@ -160,8 +160,7 @@ class MetadataCredentials(Credentials):
 
     def refresh(self, request: Talk) -> None:
         """Put a token into this object. Raises `NoToken`, or another of `VENDOR_ERRORS`."""
-        host = os.environ.get("GCE_METADATA_HOST") or "metadata.google.internal"
-        url = f"http://{host}/computeMetadata/v1/instance/service-accounts/default/token"
+        url = f"http://{metadata_host()}/computeMetadata/v1/instance/service-accounts/default/token"
         try:
             answer = request(f"{url}?scopes={quote(SCOPE)}", headers={"Metadata-Flavor": "Google"})
         except NoToken as error:

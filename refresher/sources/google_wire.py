@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -30,6 +31,7 @@ from urllib3.exceptions import (
 )
 
 from refresher.clock import Clock, Skews, retry_after
+from refresher.config import is_loopback
 from refresher.deadline import within
 from refresher.errors import (
     Failure,
@@ -45,6 +47,9 @@ from refresher.sources.google_errors import VENDOR_ERRORS, NoToken, Refusal, ref
 SOCKET_SECONDS = 5.0
 #: The list of an account's certificates takes 1.5 KB each; an account has a dozen.
 MAX_BODY_BYTES = 256 * 1024
+
+#: EC2's over IPv6; over IPv4 it is link-local (EC2 user guide, instance metadata).
+_EC2_METADATA_V6 = "fd00:ec2::254"
 
 T = TypeVar("T")
 
@@ -136,6 +141,10 @@ class GoogleWire:
     ) -> Answer:
         """The answer, whatever it is. Raises `NoToken` where there was none."""
         peer = urlsplit(url).netloc
+        if not url.startswith("https:") and not _is_near(url):
+            raise NoToken(
+                Misconfigured(f"{peer} is reached over plain HTTP, nothing was sent; use https")
+            )
         try:
             response = self._pool(url).request(
                 method,
@@ -173,6 +182,23 @@ class GoogleWire:
         self._direct.clear()
         if self._proxy is not None:
             self._proxy.clear()
+
+
+def _is_near(url: str) -> bool:
+    """Whether it is this machine or a cloud's metadata server, of which plain HTTP is the way."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if is_loopback(host) or parts.netloc == metadata_host() or host == _EC2_METADATA_V6:
+        return True
+    try:
+        return ip_address(host).is_link_local
+    except ValueError:
+        return False
+
+
+def metadata_host() -> str:
+    """Where a machine at Google asks who it is (Compute Engine documentation, metadata server)."""
+    return os.environ.get("GCE_METADATA_HOST") or "metadata.google.internal"
 
 
 def _read(response: urllib3.BaseHTTPResponse, peer: str, abandoned: threading.Event) -> bytes:

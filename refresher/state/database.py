@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import (
     JSON,
@@ -35,8 +35,16 @@ from sqlalchemy.pool import StaticPool
 
 from refresher.errors import StateError
 from refresher.model import Attempt, Status
-from refresher.state.file import OwnerLock, identity, make_directory, make_file
+from refresher.state.file import (
+    OwnerLock,
+    exposed,
+    identity,
+    make_directory,
+    make_file,
+    refuse_open_directory,
+)
 from refresher.state.records import decode, encode, timestamp
+from refresher.state.server import SERVER_SECONDS, ServerDeadline
 
 if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql
@@ -46,6 +54,8 @@ SCHEMA_VERSION = 1
 
 #: Seconds that SQLite waits for another program's lock.
 BUSY_SECONDS = 0.25
+
+T = TypeVar("T")
 
 _metadata = MetaData()
 
@@ -104,13 +114,17 @@ _SQLITE_TROUBLE = {
 class Database:
     """One database, one transaction a call. Raises `StateError` and nothing else."""
 
-    def __init__(self, url: URL, *, read_only: bool) -> None:
+    def __init__(
+        self, url: URL, *, read_only: bool, server_seconds: float = SERVER_SECONDS
+    ) -> None:
         self.read_only = read_only
         self._url = url
         self._path = _sqlite_path(url)
         self._lock: OwnerLock | None = None
         if self._path is not None and not read_only:
             self._lock = OwnerLock(Path(f"{self._path}.lock"), self._path)
+        self._server_seconds = server_seconds
+        self._deadline: ServerDeadline | None = None
         self._engine: Engine | None = None
         self._opened: tuple[int, int] | None = None
         insert = _insert_of(url)
@@ -143,28 +157,47 @@ class Database:
     def _connect(self, fingerprint_key: bytes | None) -> tuple[bytes, dict[str, Status]]:
         if self._path is not None and self._lock is not None:
             make_directory(self._path.parent)
+            refuse_open_directory(self._path.parent)
             self._lock.acquire()
             make_file(self._path)
-        self._engine = self._create_engine()
+        engine = self._engine = self._create_engine()
         self._opened = identity(self._path) if self._path is not None else None
-        with self._engine.begin() as connection:
+        agreed = self._bounded(lambda: self._agree(engine, fingerprint_key))
+        if self._path is not None and self._lock is not None:
+            self._make_crash_safe(engine)
+        return agreed
+
+    def _agree(
+        self, engine: Engine, fingerprint_key: bytes | None
+    ) -> tuple[bytes, dict[str, Status]]:
+        with engine.begin() as connection:
             kept = self._admit(connection)
             documents = connection.scalars(select(_targets.c.document))
             found = [decode(Status, document) for document in documents]
             if fingerprint_key not in (None, kept):
                 self._keep_key(connection, fingerprint_key)
-        if self._path is not None and self._lock is not None:
-            self._make_crash_safe(self._engine)
         return fingerprint_key or kept, {status.name: status for status in found}
+
+    def _bounded(self, call: Callable[[], T]) -> T:
+        """What `call` returns; a file answers or fails by itself, a server has a deadline."""
+        if self._deadline is None:
+            return call()
+        try:
+            return self._deadline.within(f"state {self}", call)
+        finally:
+            if self._deadline.lost:
+                self.disconnect()
 
     def _create_engine(self) -> Engine:
         if self._url.get_backend_name() != "sqlite":
-            return create_engine(
+            engine = create_engine(
                 self._url,
                 hide_parameters=True,
                 pool_pre_ping=True,
                 connect_args={"connect_timeout": 3, "tcp_user_timeout": 5000},
             )
+            self._deadline = ServerDeadline(engine, self._server_seconds)
+            return engine
         if self._path is None:
             return create_engine(
                 "sqlite://",
@@ -261,17 +294,25 @@ class Database:
             f"state {self} was deleted or replaced while in use; it will be written anew"
         )
 
+    def exposed(self) -> Sequence[str]:
+        """What lets others at the files, a line each with what to do."""
+        return [] if self._path is None else list(exposed(self._path))
+
     def write(self, statuses: Collection[Status], attempts: Collection[Attempt]) -> None:
         """Store all in one transaction; with nothing to store, prove that it could be."""
         targets = [_target_row(status) for status in statuses]
         history = [encode(attempt) for attempt in attempts]
-        with self._transaction() as connection:
-            if targets:
-                connection.execute(self._put_targets, targets)
-            if history:
-                connection.execute(self._put_attempts, history)
-            if not targets and not history:
-                connection.execute(update(_meta).values(value=_meta.c.value))
+
+        def store() -> None:
+            with self._transaction() as connection:
+                if targets:
+                    connection.execute(self._put_targets, targets)
+                if history:
+                    connection.execute(self._put_attempts, history)
+                if not targets and not history:
+                    connection.execute(update(_meta).values(value=_meta.c.value))
+
+        self._bounded(store)
 
     def attempt(self, id: str) -> Attempt | None:
         found = self._select(select(_attempts).where(_attempts.c.id == id))
@@ -287,20 +328,30 @@ class Database:
         return self._select(select(_attempts).where(_attempts.c.ended_at.is_(None)))
 
     def _select(self, statement: Select[Any]) -> Sequence[Attempt]:
-        with self._transaction() as connection:
-            rows = connection.execute(statement).mappings().all()
-            return [decode(Attempt, row) for row in rows]
+        def read() -> Sequence[Attempt]:
+            with self._transaction() as connection:
+                rows = connection.execute(statement).mappings().all()
+                return [decode(Attempt, row) for row in rows]
+
+        return self._bounded(read)
 
     def prune(self, before: datetime) -> int:
         time = timestamp(before)
         old = delete(_attempts).where(_attempts.c.ended_at < time)
-        with self._transaction() as connection:
-            return connection.execute(old).rowcount
+
+        def forget() -> int:
+            with self._transaction() as connection:
+                return connection.execute(old).rowcount
+
+        return self._bounded(forget)
 
     def disconnect(self) -> None:
         if self._engine is not None:
             self._engine.dispose()
             self._engine = None
+        if self._deadline is not None:
+            self._deadline.close()
+            self._deadline = None
 
     def close(self) -> None:
         self.disconnect()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from refresher.errors import StateError
@@ -26,7 +28,7 @@ class OwnerLock:
         if self._fd is not None and identity(self._fd) == identity(self._path):
             return
         self.release()
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             self._lock(fd)
         except BaseException:
@@ -75,3 +77,65 @@ def make_file(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
         return
+
+
+def refuse_open_directory(path: Path) -> None:
+    """Raise `StateError` for a directory in which anybody may put a file in the place of ours.
+
+    All may write to it, no sticky bit keeps them from what is not theirs, and it is no volume. Who
+    reaches a volume is decided by who mounts it, not by its mode: a Kubernetes `emptyDir` is 0777
+    without sticky bit, of root, and only its pod has it (pkg/volume/emptydir). One with an
+    `fsGroup` is open to that group and not to all, so it is not refused either.
+    """
+    mode = path.stat().st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX and not is_volume(path):
+        raise StateError(
+            f"state directory {path} lets every user replace what is in it"
+            f" (mode {stat.S_IMODE(mode):04o}); chmod 700 {path}, or set daemon.state to another"
+        )
+
+
+def exposed(path: Path) -> Iterator[str]:
+    """What lets others than its owner at the file `path`, a line each with what to do.
+
+    In a volume only what is open to all counts: kubelet gives its files to the `fsGroup`, 0660
+    (pkg/volume/volume_linux.go), and nobody but an administrator can change its directory.
+    """
+    directory = path.parent
+    volume = is_volume(directory)
+    others = stat.S_IRWXO if volume else stat.S_IRWXG | stat.S_IRWXO
+    places = [] if volume else [(directory, "700")]
+    files = [(Path(f"{path}{end}"), "600") for end in ("", "-wal", "-shm", ".lock")]
+    for place, mode in [*places, *files]:
+        found = _mode(place)
+        if found & others:
+            yield f"{place} is open to other users (mode {found:04o}); chmod {mode} {place}"
+
+
+def is_volume(path: Path) -> bool:
+    """Whether something is mounted at the directory, be it a part of the same file system.
+
+    `os.path.ismount` does not see those (https://docs.python.org/3/library/os.path.html), so where
+    there is one, the kernel's table tells (proc_pid_mountinfo(5)).
+    """
+    try:
+        table = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
+    except OSError:
+        return path.is_mount()
+    place = str(path.resolve())
+    return any(_unescaped(line.split(" ")[4]) == place for line in table.splitlines())
+
+
+def _unescaped(place: str) -> str:
+    """A path as the table has it: space, tab, line feed and backslash are in octal."""
+    for code in ("\\040", "\\011", "\\012", "\\134"):
+        place = place.replace(code, chr(int(code[1:], 8)))
+    return place
+
+
+def _mode(path: Path) -> int:
+    """Permission bits; none where there is no such file."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return 0

@@ -14,11 +14,13 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import TypeVar
 
+from refresher import record
 from refresher.clock import Clock
 from refresher.errors import StateError
 from refresher.model import Attempt, Status
 from refresher.state.database import Database, parse_url
 from refresher.state.file import StateInUse
+from refresher.state.server import SERVER_SECONDS
 
 #: Attempts kept in memory, the newest: what is shown and written later while the database is away.
 REMEMBERED_ATTEMPTS = 1_000
@@ -40,9 +42,12 @@ class SqlStore:
         clock: Clock,
         fingerprint_key: bytes | None = None,
         read_only: bool = False,
+        server_seconds: float = SERVER_SECONDS,
     ) -> None:
         """Nothing is opened yet: use `open` or `open_or_memory`."""
-        self._database = Database(parse_url(url), read_only=read_only)
+        self._database = Database(
+            parse_url(url), read_only=read_only, server_seconds=server_seconds
+        )
         self._clock = clock
         self._configured_key = fingerprint_key
         self._generated_key: bytes | None = None
@@ -58,6 +63,8 @@ class SqlStore:
         self._last_error: str | None = None
         self._try_again_at = 0.0
         self._closed = False
+        #: Whether this process knows what an earlier one stored.
+        self._recalled = False
 
     @classmethod
     def open(
@@ -86,14 +93,21 @@ class SqlStore:
 
     @classmethod
     def open_or_memory(
-        cls, url: str, *, clock: Clock, fingerprint_key: bytes | None = None
+        cls,
+        url: str,
+        *,
+        clock: Clock,
+        fingerprint_key: bytes | None = None,
+        server_seconds: float = SERVER_SECONDS,
     ) -> SqlStore:
         """Like `open`, but a state that cannot be opened is `up` False, in memory, and retried.
 
         Raises `StateInUse` where another process owns it, and `StateError` where the URL is none
         of ours: neither gets better by waiting.
         """
-        store = cls(url, clock=clock, fingerprint_key=fingerprint_key)
+        store = cls(
+            url, clock=clock, fingerprint_key=fingerprint_key, server_seconds=server_seconds
+        )
         try:
             store._connect()
         except StateInUse:
@@ -118,6 +132,10 @@ class SqlStore:
         key = self._configured_key or self._generated_key
         assert key is not None  # noqa: S101 - opening sets one
         return key
+
+    def exposed(self) -> Sequence[str]:
+        """What lets other users at the state, a line each with what to do."""
+        return self._database.exposed()
 
     def statuses(self) -> Mapping[str, Status]:
         with self._memory:
@@ -169,7 +187,7 @@ class SqlStore:
     def retry(self) -> None:
         """Write what could not be written, if it is time, and notice a file that went away.
 
-        The tick calls this; it costs nothing while all is well.
+        Call it every few seconds; it costs nothing while all is well.
         """
         if not self._database.read_only:
             self._flush()
@@ -211,10 +229,15 @@ class SqlStore:
         self._unwritten_attempts.discard(attempt.id)
 
     def _flush(self) -> None:
-        with self._disk:
+        """Write what is unwritten. While the database is away one thread tries, and none waits."""
+        if not self._disk.acquire(blocking=self.up):
+            return
+        try:
             waiting = not self.up and self._clock.monotonic() < self._try_again_at
             if not self._closed and not waiting:
                 self._try_to_write()
+        finally:
+            self._disk.release()
 
     def _try_to_write(self) -> None:
         try:
@@ -245,12 +268,19 @@ class SqlStore:
             raise
 
     def _connect(self) -> None:
-        """Open the database and agree with it: memory is newer than whatever stands there."""
+        """Open the database and agree with it: memory is newer than whatever stands there.
+
+        Read for the first time, it tells what memory never knew.
+        """
         self._generated_key, stored = self._database.connect(self._generated_key)
         with self._memory:
             self._unwritten_targets.update(self._statuses)
             self._unwritten_attempts.update(self._attempts)
-            self._statuses = stored | self._statuses
+            ours = self._statuses
+            if not self._recalled:
+                ours = {name: record.recalled(stored.get(name), ours[name]) for name in ours}
+            self._statuses = stored | ours
+            self._recalled = True
             self._view = None
 
     def _fail(self, error: StateError) -> None:

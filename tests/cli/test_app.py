@@ -69,8 +69,9 @@ def test_shared_options_stand_before_and_after_the_command(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("stauts",), "No such command 'stauts'"),
-        (("status", "--ulr", "x"), "No such option '--ulr'"),
+        (("statsu",), "No such command 'statsu'. Did you mean 'status'?"),
+        (("config", "chekc"), "No such command 'chekc'. Did you mean 'check'?"),
+        (("status", "--ulr", "x"), "No such option '--ulr'. Did you mean '--url'?"),
         (("refresh",), "name the targets to refresh, or give --all"),
         (("refresh", "ecr", "--all"), "name the targets to refresh, or give --all"),
         (("refresh", "ecr", "--wait", "2"), '"2" is not a duration; write a whole number'),
@@ -121,8 +122,8 @@ def test_every_command_has_help_with_an_example(capsys: Printed, command: tuple[
 def test_there_are_these_commands_and_no_others() -> None:
     """Scripts build on their names."""
     assert set(root.commands) == {
-        "run", "once", "refresh", "status", "history", "check", "pause", "resume", "policy", "token",
-        "notify", "config", "demo",
+        "run", "once", "refresh", "status", "history", "check", "pause", "resume", "policy",
+        "token", "notify", "config", "completion", "demo", "discover",
     }  # fmt: skip
 
 

@@ -6,6 +6,8 @@ import signal
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -53,7 +55,9 @@ def test_what_a_daemon_answers(world: World, kept: Running) -> None:
     assert [(a["reason"], a["actor"]) for a in attempts] == [
         ("forced", "cli"), ("forced", "cli"), ("missing", "schedule"),
     ]  # fmt: skip
+    assert_audited(attempts, world.json("status", "ecr")["targets"][0]["secrets"][0]["fingerprint"])
     assert world.json("history", "ecr", "--limit", "1")["attempts"] == attempts[:1]
+    assert f"→ {attempts[0]['fingerprint_after']}" in world.cli("history", "ecr").stdout
     assert len(world.cli("history").stdout.splitlines()) == 4
 
     assert world.json("pause", "ecr")["targets"][0]["paused"] is True
@@ -61,6 +65,19 @@ def test_what_a_daemon_answers(world: World, kept: Running) -> None:
     assert world.json("once")["skipped"] == [{"name": "ecr", "why": "paused"}]
     resumed = world.cli("resume", "ecr")
     assert (resumed.returncode, "paused" in resumed.stdout) == (0, False)
+
+
+def assert_audited(attempts: list[dict[str, Any]], standing: str) -> None:
+    """Each of these refreshes found what the one before it left, and says how long it took."""
+    newest_first = [(a["fingerprint_before"], a["fingerprint_after"]) for a in attempts]
+    chain = [None, *(after for _, after in reversed(newest_first))]
+    assert newest_first[::-1] == list(pairwise(chain))
+    assert len(set(chain)) == len(chain)
+    assert chain[-1] == standing
+    for attempt in attempts:
+        assert [stage["stage"] for stage in attempt["stages"]] == ["source", "verify", "publish"]
+        assert sum(stage["seconds"] for stage in attempt["stages"]) > 0
+        assert attempt["started_at"] <= attempt["ended_at"]
 
 
 def test_once_beside_a_daemon_asks_that_one(world: World, kept: Running) -> None:

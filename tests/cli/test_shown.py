@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from refresher.cli.shown import say_history, say_results, say_target, say_targets
+from refresher.cli.shown import (
+    say_history,
+    say_results,
+    say_target,
+    say_target_history,
+    say_targets,
+)
 from tests.cli.views import HOUR, ago, attempt, failure, target
 from tests.conftest import NOON
 
@@ -93,3 +99,60 @@ def test_history_names_who_asked(capsys: Printed) -> None:
         "2m ago   refreshed  ecr     stale        0.8s  verified",
         "2m ago   refreshed  ecr     forced, cli  0.8s  verified",
     ]
+
+
+def test_the_history_of_one_target_says_all(capsys: Printed) -> None:
+    """Who, why, how long each stage took, what was said, and what stood before and after."""
+    stood, failed = "0123456789abcdef", failure("AWS said no; allow it")
+    unpublished = {"stages": [], "fingerprint_after": None}
+    shown = [
+        attempt(outcome=None, **unpublished),
+        attempt(reason="forced", actor="http", fingerprint_before="0" * 16),
+        attempt(reason="check", outcome="checked", fingerprint_before=stood),
+        attempt(outcome="failed", failure=failed, fingerprint_before=stood),
+        attempt(reason="missing", actor="cli"),
+        attempt(reason="missing", outcome="failed", failure=failed, **unpublished),
+    ]
+    say_target_history(shown, NOON)
+    assert capsys.readouterr().out.splitlines() == [
+        "STARTED  OUTCOME    DUE           DETAIL",
+        "2m ago   running    stale         not done yet",
+        "2m ago   refreshed  forced, http  verified; source 0.25s, verify 0.50s;",
+        "                                  0000000000000000 → 0123456789abcdef",
+        "2m ago   checked    check         verified; source 0.25s, verify 0.50s;",
+        "                                  0123456789abcdef as before",
+        "2m ago   failed     stale         verify/unauthorized: AWS said no; allow it;",
+        "                                  source 0.25s, verify 0.50s; 0123456789abcdef",
+        "                                  as before",
+        "2m ago   refreshed  missing, cli  verified; source 0.25s, verify 0.50s; nothing",
+        "                                  → 0123456789abcdef",
+        "2m ago   failed     missing       verify/unauthorized: AWS said no; allow it",
+    ]
+
+
+def test_a_target_without_a_history_says_so(capsys: Printed) -> None:
+    """An empty table would look like an error."""
+    say_target_history([], NOON)
+    assert capsys.readouterr().out == "no attempts yet\n"
+
+
+LONG = "n" * 63
+
+
+@pytest.mark.parametrize("what", ["targets", "results", "history"])
+def test_tables_fit_80_columns(capsys: Printed, what: str) -> None:
+    """Also where names and reasons are long; a word of a reason is never broken."""
+    message = "User: arn:aws:iam::123456789012:user/somebody is not authorized " * 3
+    failed = {"last_failure": failure(message), "consecutive_failures": 12345}
+    known = target(LONG, state="expired", **failed)
+    long = attempt(target=LONG, outcome="failed", failure=failure(message), actor="schedule")
+    match what:
+        case "targets":
+            say_targets([known, target()], NOON)
+        case "results":
+            say_results([long, attempt()], [(LONG, f"issued {LONG}")])
+        case "history":
+            say_history([long, attempt(reason="config_changed", actor="signal")], NOON)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("n" * 7 in line for line in lines)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import click
+import pytest
 
-from tests.world import World
+from refresher.sandbox.http import Fault
+from tests.world import World, wait_for
 
 
 def on_terminal(world: World, *arguments: str) -> tuple[str, str]:
@@ -39,6 +44,97 @@ def test_the_state_word_has_a_colour_on_a_terminal(world: World) -> None:
     plain, _ = on_terminal(world, "check")
     assert plain == click.unstyle(coloured)
     assert "\x1b" not in world.cli("check").stdout
+
+
+@contextmanager
+def watched(
+    world: World, *arguments: str
+) -> Iterator[tuple[subprocess.Popen[str], Callable[[], str]]]:
+    """A command whose standard error is a terminal, and what stands on that so far."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "refresher", *arguments],
+        env=world.process_environ() | {"TERM": "xterm", **world.extra},
+        cwd=world.directory,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    )
+    os.close(theirs)
+    os.set_blocking(ours, False)
+    seen = b""
+
+    def look() -> str:
+        nonlocal seen
+        with suppress(BlockingIOError, OSError):  # nothing new; the other end is closed
+            seen += os.read(ours, 65536)
+        return seen.decode()
+
+    try:
+        with process:
+            yield process, look
+    finally:
+        process.kill()
+        os.close(ours)
+
+
+def test_waiting_is_one_line_that_goes_away(world: World) -> None:
+    """Written anew as time passes; standard output is for the result."""
+    world.aws.fail(Fault.hang())
+    with watched(world, "once") as (process, look):
+        wait_for(lambda: "refreshing ecr: 2s" in look(), "a third look at the clock")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        shown = look()
+    assert "refreshing ecr: 0s\r\x1b[Krefreshing ecr: 1s\r\x1b[K" in shown
+    assert not any("refreshing" in line for line in standing(shown))
+
+
+@pytest.mark.parametrize("flag", ["", "--verbose", "-v"])
+def test_the_log_stands_above_the_line(world: World, flag: str) -> None:
+    """Of what went well only where it is asked for."""
+    with watched(world, "once", *flag.split()) as (process, look):
+        assert "refreshed" in str(process.communicate(timeout=30)[0])
+        lines = standing(look())
+    assert any("attempt.refreshed" in line for line in lines) is bool(flag)
+    assert not any("refreshing" in line for line in lines)
+
+
+def test_a_failure_is_logged_above_the_line(world: World) -> None:
+    """Whoever watches sees it when it happens."""
+    world.aws.error("AccessDeniedException", 400, "User is not authorized")
+    with watched(world, "once") as (process, look):
+        assert process.wait(30) == 1
+        lines = standing(look())
+    assert any("attempt.failed" in line for line in lines)
+    assert not any("refreshing" in line for line in lines)
+
+
+def standing(shown: str) -> list[str]:
+    """The lines that stand on a terminal in the end, without colours."""
+    lines = shown.replace("\r\n", "\n").split("\n")
+    return [click.unstyle(line.rpartition("\r\x1b[K")[2]) for line in lines]
+
+
+def test_without_a_terminal_nothing_is_written_over(world: World) -> None:
+    """Neither in a pipe nor on a terminal that knows no more than lines."""
+    assert "\r" not in world.cli("once").stderr
+    world.extra["TERM"] = "dumb"
+    with watched(world, "once") as (process, look):
+        assert process.wait(30) == 0
+        assert "\x1b[K" not in look()
+
+
+def test_a_refresh_says_how_long_it_waits(world: World) -> None:
+    """At most, for a daemon that may be busy."""
+    with world.daemon():
+        wait_for(lambda: world.secret, "the first publish")
+        world.aws.fail(Fault.hang())
+        with watched(world, "refresh", "ecr", "--wait", "1s") as (process, look):
+            assert process.wait(30) == 1
+            shown = look()
+    assert "refreshing ecr: 0s of at most 1s" in shown
+    assert standing(shown) == ["note: not done in time; `refresher history` will tell", ""]
 
 
 def test_a_password_on_a_terminal_is_noted(world: World) -> None:

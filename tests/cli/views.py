@@ -71,6 +71,7 @@ def _secret(index: int, issued_at: str | None) -> dict[str, Any]:
         "expires_at": ahead(11 * HOUR),
         "fingerprint": "0123456789abcdef",
         "valid": True,
+        "drifted": False,
         "last_failure": None,
     }
 

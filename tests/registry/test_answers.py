@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import httpx
 import pytest
 
+from refresher.clock import retry_after
 from refresher.errors import (
     Failure,
     Forbidden,
@@ -16,7 +18,7 @@ from refresher.errors import (
     Unavailable,
 )
 from refresher.model import SecretValue
-from refresher.registry.answers import Answer, classify, failure_of, retry_after
+from refresher.registry.answers import Answer, classify, failure_of
 from refresher.registry.names import Kind
 from refresher.registry.words import Scrubber
 from tests.conftest import NOON
@@ -137,5 +139,5 @@ def test_a_lockout_says_nothing_about_the_credential() -> None:
 )
 def test_the_wait_a_peer_asks_for(headers: dict[str, str], seconds: int | None) -> None:
     """Seconds, a date or Docker Hub's Unix time; six hours at most; nonsense is no wish."""
-    wait = retry_after(headers, NOON)
+    wait = retry_after(httpx.Headers(headers), NOON)
     assert (None if wait is None else wait.total_seconds()) == seconds

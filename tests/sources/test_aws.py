@@ -521,7 +521,7 @@ def test_a_broken_answer_is_a_failure_after_one_try(
 
 def test_nobody_there_is_unavailable(aws: AwsStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     """A refused connection and a name that does not resolve are both the network's fault."""
-    for url in (f"http://127.0.0.1:{free_port()}", "http://nowhere.invalid"):
+    for url in (f"http://127.0.0.1:{free_port()}", "https://nowhere.invalid"):
         monkeypatch.setenv("AWS_ENDPOINT_URL_ECR", url)
         assert isinstance(refusal(ecr()), Unavailable)
 
