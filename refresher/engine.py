@@ -64,7 +64,6 @@ class Engine:
         self._channels: list[FalPublisher] = []
         self._use_accounts(config)
         self.store = _open_store(config, clock, dry_run)
-        self._state_trouble: str | None = None
         self.held = Held()
         self.health = Health(config.daemon.workers, clock.monotonic())
         self.control = Control(self.store, lambda: self.targets, clock)
@@ -100,15 +99,12 @@ class Engine:
     def watch_state(self) -> None:
         """Try a state that is away once more; say what is wrong with it, and when it is back."""
         self.store.retry()
-        trouble = self.store.last_error
-        if trouble == self._state_trouble:
-            return
-        self._state_trouble = trouble
-        if trouble is not None:
-            logs.error("state.down", message=trouble)
-            return
-        logs.event("state.up")
-        close_orphans(self.store, self.clock.now())
+        for trouble in self.store.changes():
+            if trouble is not None:
+                logs.error("state.down", message=trouble)
+                continue
+            logs.event("state.up")
+            close_orphans(self.store, self.clock.now())
 
     def use(self, config: Config) -> None:
         """Keep the targets of another configuration from now on.

@@ -41,6 +41,8 @@ TICK_SECONDS = 0.5
 #: Renewable credentials proved again per second in one process.
 CHECKS_PER_SECOND = 2.0
 
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
 #: Called with a target whose next issue the loop guard puts off, and until when.
 Deferred = Callable[[Target, datetime], None]
 
@@ -53,6 +55,8 @@ class _Ready:
     #: Before all others: a person waits, or a secret is about to die.
     pressing: bool
     since: datetime
+    #: When it was last tried: after a restart all that is overdue is due since then.
+    tried: datetime
 
 
 class Scheduler:
@@ -177,7 +181,7 @@ class Scheduler:
                 continue
             if self._due(target, status, now) is not None:
                 found.append(_ready(target, status, now))
-        return sorted(found, key=lambda ready: (not ready.pressing, ready.since))
+        return sorted(found, key=lambda ready: (not ready.pressing, ready.since, ready.tried))
 
     def _due(self, target: Target, status: Status, now: datetime) -> DueReason | None:
         return policy.due(target, status, self._held.hand(target, status), now)
@@ -277,7 +281,8 @@ def _ready(target: Target, status: Status, now: datetime) -> _Ready:
     trigger = status.trigger
     dying = policy.life(target, status, now) in (Life.URGENT, Life.EXPIRED)
     since = status.next_attempt_at if trigger is None else trigger.at
-    return _Ready(target.name, pressing=dying or trigger is not None, since=since)
+    tried = status.last_attempt_at or _NEVER
+    return _Ready(target.name, pressing=dying or trigger is not None, since=since, tried=tried)
 
 
 def adopt(store: Store, targets: Mapping[str, Target], now: datetime) -> None:

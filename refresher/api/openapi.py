@@ -137,7 +137,7 @@ def _reading() -> Schema:
         "/": {"get": _status_page()},
         "/targets/{name}": {
             "parameters": [_NAME],
-            "get": _operation("targetPage", "The page of one target.", _content("text/html")),
+            "get": _target_page(),
         },
         "/livez": {"get": _operation("livez", "Whether a restart would help: 503.", _json(_OK))},
         "/readyz": {"get": _readyz()},
@@ -158,8 +158,16 @@ def _reading() -> Schema:
 
 
 def _status_page() -> Schema:
-    text, state = _query("q", _STRING), _query("state", {"type": "string", "enum": list(STATES)})
+    states = {"type": "string", "enum": ["", *STATES], "default": ""}
+    text, state = _query("q", _STRING), _query("state", states)
     return _operation("statusPage", "Status page.", _content("text/html"), [text, state])
+
+
+def _target_page() -> Schema:
+    page = _content("text/html")
+    operation = _operation("targetPage", "The page of one target.", page)
+    operation["responses"]["404"] = {"description": "No target has that name.", "content": page}
+    return operation
 
 
 def _readyz() -> Schema:
@@ -185,11 +193,11 @@ def _asking() -> Schema:
         },
         "/api/v1/targets/{name}/pause": {
             "parameters": [_NAME],
-            "post": _guarded(_operation("pause", "Stop keeping it.", _json(_ref("Target")))),
+            "post": _change("pause", "Stop keeping it."),
         },
         "/api/v1/targets/{name}/resume": {
             "parameters": [_NAME],
-            "post": _guarded(_operation("resume", "Keep it again.", _json(_ref("Target")))),
+            "post": _change("resume", "Keep it again."),
         },
     }
 
@@ -197,15 +205,21 @@ def _asking() -> Schema:
 def _refresh(id: str, summary: str, body: Schema, answer: Schema) -> Schema:
     wait = _query("wait", {"type": "number", "minimum": 0, "maximum": 3600, "default": 0})
     retry = _query("retry_refused", {"type": "string", "enum": ["1", "0", "true", "false"]})
-    operation = _guarded(_operation(id, summary, _json(answer), [wait, retry]))
+    operation = _guarded(_operation(id, summary, _json(answer), [wait, retry]), body)
     operation["responses"]["200"]["description"] = "Ended within `wait` seconds."
     operation["responses"]["202"] = {"description": "Not ended yet.", "content": _json(answer)}
-    operation["requestBody"] = {"required": False, "content": _json(body)}
     return operation
 
 
-def _guarded(operation: Schema) -> Schema:
-    return {**operation, "security": [{"token": []}, {}]}
+def _change(id: str, summary: str) -> Schema:
+    empty = {"type": "object", "additionalProperties": False}
+    return _guarded(_operation(id, summary, _json(_ref("Target"))), empty)
+
+
+def _guarded(operation: Schema, body: Schema) -> Schema:
+    """A body is asked for, `{}` at least, since its type keeps the forms of other pages out."""
+    given = {"required": True, "content": _json(body)}
+    return {**operation, "security": [{"token": []}, {}], "requestBody": given}
 
 
 def _operation(id: str, summary: str, content: Schema, parameters: Sequence[Schema] = ()) -> Schema:

@@ -23,9 +23,9 @@ _LEAST_PROSE = 36
 _DEEPEST = 16
 
 _COLOURS = {
-    **dict.fromkeys(("fresh", "good", "refreshed", "checked"), "green"),
-    **dict.fromkeys(("stale", "unknown", "running", "pending"), "yellow"),
-    **dict.fromkeys(("urgent", "expired", "bad", "failed"), "red"),
+    **dict.fromkeys(("fresh", "good", "refreshed", "checked", "✓"), "green"),
+    **dict.fromkeys(("stale", "unknown", "running", "pending", "?"), "yellow"),
+    **dict.fromkeys(("urgent", "expired", "bad", "failed", "✗"), "red"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Everything but the write: each part of a target is tried, and what is broken is said with its fix.
+"""Everything but the write: each part is tried, and what is broken is said with its fix.
 
 ```
 examining    which checks each kind of target has, and in which order

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
@@ -24,6 +25,9 @@ from refresher.state.server import SERVER_SECONDS
 
 #: Attempts kept in memory, the newest: what is shown and written later while the database is away.
 REMEMBERED_ATTEMPTS = 1_000
+
+#: Of its own comings and goings a store remembers so many, the newest.
+REMEMBERED_CHANGES = 100
 
 #: Seconds between two tries of a database that failed, so that workers do not queue up behind it.
 RETRY_SECONDS = 1.0
@@ -61,6 +65,7 @@ class SqlStore:
         self._unwritten_targets: set[str] = set()
         self._unwritten_attempts: set[str] = set()
         self._last_error: str | None = None
+        self._changes: deque[str | None] = deque(maxlen=REMEMBERED_CHANGES)
         self._try_again_at = 0.0
         self._closed = False
         #: Whether this process knows what an earlier one stored.
@@ -126,6 +131,13 @@ class SqlStore:
     def last_error(self) -> str | None:
         """Why `up` is False: one line with what to do; None while it is True."""
         return self._last_error
+
+    def changes(self) -> Sequence[str | None]:
+        """What `last_error` became since this was last asked, in order: None where it is back."""
+        found = []
+        while self._changes:
+            found.append(self._changes.popleft())
+        return found
 
     @property
     def fingerprint_key(self) -> bytes:
@@ -247,7 +259,7 @@ class SqlStore:
         except StateError as error:
             self._fail(error)
         else:
-            self._last_error = None
+            self._say(None)
 
     def _write(self) -> None:
         """Write all that is unwritten; whatever fails stays so."""
@@ -284,8 +296,13 @@ class SqlStore:
             self._view = None
 
     def _fail(self, error: StateError) -> None:
-        self._last_error = error.message
+        self._say(error.message)
         self._try_again_at = self._clock.monotonic() + RETRY_SECONDS
+
+    def _say(self, trouble: str | None) -> None:
+        if trouble != self._last_error:
+            self._changes.append(trouble)
+        self._last_error = trouble
 
     def _ask(self, query: Callable[[], T]) -> T | None:
         """What the database says, or None while it is away."""

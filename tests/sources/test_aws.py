@@ -489,7 +489,7 @@ def test_a_call_ends_within_its_deadline(
     started = time.monotonic()
     failure = refusal(ecr(seconds=0.4, role_arn=roles))
     assert isinstance(failure, TimedOut)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 4  # before the library's own time-out of a read, 5 s
 
 
 def test_the_read_time_out_comes_before_the_deadline(aws: AwsStandIn) -> None:
