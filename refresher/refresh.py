@@ -26,6 +26,7 @@ from refresher.held import Held
 from refresher.model import (
     Actor,
     Attempt,
+    Credential,
     DueReason,
     FailureRecord,
     Hand,
@@ -131,13 +132,19 @@ class Refresher:
             now = self._clock.now()
             credential = job.target.source.obtain(now)
             check_publishable(credential, now)
-        stale_at = policy.stale_at(credential, job.target.policy, job.before.learnt_life, self._rng)
         mark = fingerprint(self._store.fingerprint_key, credential.password)
-        job.held = HeldCredential(credential, mark, stale_at)
+        job.held = HeldCredential(credential, mark, self._stale_at(job, credential))
         job.issued = True
         if job.target.renewable:
             self._held.put(job.target.source.share_key, job.held)
         return job.held
+
+    def _stale_at(self, job: _Job, credential: Credential) -> datetime | None:
+        """When to issue another; never for what only a person can replace."""
+        if not job.target.renewable:
+            return None
+        learnt = job.before.learnt_life
+        return policy.stale_at(credential, job.target.policy, learnt, self._rng)
 
     def _prove(self, job: _Job, held: HeldCredential) -> None:
         """Prove the credential, or find that it may go out unproved."""
@@ -194,6 +201,7 @@ class Refresher:
         with self._stage(job, Stage.PUBLISH):
             for ref in writes:
                 self._refuse_when_stopping()
+                self._renew_proof(job, held)
                 check_publishable(credential, self._clock.now())
                 publisher = self._publishers[ref.account]
                 try:
@@ -204,6 +212,14 @@ class Refresher:
                     job.written.append(ref)
         if job.unwritten:
             raise next(iter(job.unwritten.values()))
+
+    def _renew_proof(self, job: _Job, held: HeldCredential) -> None:
+        """Prove again what was proved too long ago: the machine may have slept since."""
+        if job.proof is None or _young(job.proof, job.target, self._clock.now()):
+            return
+        job.proof = None
+        self._prove(job, held)
+        job.stage = Stage.PUBLISH
 
     def _recheck(self, job: _Job, failure: Failure) -> None:
         """Prove what stands, when that is due: a failure of something else says nothing of it."""

@@ -22,16 +22,19 @@ from refresher.errors import (
 )
 from refresher.model import (
     Actor,
+    Credential,
     DueReason,
     ImageRef,
     Outcome,
+    Proof,
     Pull,
+    RegistryRef,
     Stage,
     Target,
     Trigger,
     Verdict,
 )
-from tests.script import Bench
+from tests.script import Bench, Judge
 
 
 @pytest.fixture
@@ -214,6 +217,35 @@ def test_a_proof_older_than_a_minute_is_made_again_before_a_write(bench: Bench) 
     retry = bench.attempt(target, DueReason.RETRY)
     assert [stage.stage for stage in retry.stages] == [Stage.VERIFY, Stage.PUBLISH]
     assert bench.issuer.issued == 1
+
+
+class Drowsy(Judge):
+    """A registry after whose first answer the machine sleeps; what it accepted may be dead then."""
+
+    dies: bool = False
+
+    def verify(
+        self, registry: RegistryRef, credential: Credential, image: ImageRef | None
+    ) -> Proof:
+        proof = super().verify(registry, credential, image)
+        if self.calls == 1:
+            self.clock.jump(timedelta(hours=4))
+            self.refused = {credential.password.reveal()} if self.dies else set()
+        return proof
+
+
+@pytest.mark.parametrize(("dies", "standing"), [(False, "token-1"), (True, None)])
+def test_a_machine_that_slept_after_the_proof_proves_again_before_the_write(
+    bench: Bench, dies: bool, standing: str | None
+) -> None:
+    """Suspend: what was proved four hours ago may not work any more."""
+    judge = Drowsy(bench.clock)
+    judge.dies = dies
+    attempt = bench.attempt(bench.target(verifier=judge))
+    assert judge.calls == 2
+    assert bench.standing() == standing
+    assert attempt.verified is not dies
+    assert attempt.outcome is (Outcome.FAILED if dies else Outcome.REFRESHED)
 
 
 def test_each_environment_is_reported_and_retried_on_its_own(bench: Bench) -> None:

@@ -162,6 +162,18 @@ def test_without_an_expiry_it_is_fresh_and_never_stale(bench: Bench, target: Tar
     assert policy.life(target, bench.status(target), bench.clock.now()) is Life.FRESH
 
 
+def test_a_known_end_makes_no_static_credential_stale(bench: Bench) -> None:
+    """It has no `refresh_at`, so past a third of its life the next look still lies ahead."""
+    bench.issuer.life = timedelta(days=90)
+    target = bench.target("hub", kind="dockerhub", username="me")
+    bench.attempt(target)
+    bench.clock.advance(timedelta(days=50))
+    bench.attempt(target, DueReason.CHECK)
+    status = bench.status(target)
+    assert status.secrets[0].refresh_at is None
+    assert status.next_attempt_at == bench.clock.now() + HOUR
+
+
 def test_the_end_is_announced_at_thirty_fourteen_seven_and_one_days(bench: Bench) -> None:
     """Each warning once, and urgent for the last week."""
     bench.issuer.life = timedelta(days=40)
