@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Any, TextIO
 
@@ -21,6 +22,8 @@ _NOISY = {
     "botocore": logging.CRITICAL,
     # It logs URLs with the tokens in them; we say what failed.
     "apprise": logging.CRITICAL,
+    # It warns of each request that is no HTTP, so that any stranger could fill the disk.
+    "uvicorn": logging.ERROR,
 }
 
 _log = structlog.get_logger("refresher")
@@ -50,7 +53,7 @@ def configure(
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if as_json
-        else structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=0)
+        else structlog.dev.ConsoleRenderer(colors=_in_colour(stream), pad_event_to=0)
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
@@ -64,6 +67,11 @@ def configure(
     logging.getLogger("refresher").setLevel(logging.DEBUG if debug else logging.INFO)
     for name, level in _NOISY.items():
         logging.getLogger(name).setLevel(level)
+
+
+def _in_colour(stream: TextIO) -> bool:
+    """On a terminal, unless NO_COLOR asks for none."""
+    return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
 def event(name: str, **fields: Any) -> None:

@@ -287,7 +287,7 @@ def _retry_refused(request: Request, body: Mapping[str, Any]) -> bool:
     given = body.get("retry_refused", False)
     if not isinstance(given, bool):
         raise unprocessable("`retry_refused` is neither true nor false")
-    return given or _flag(request, "retry_refused")
+    return _flag(request, "retry_refused") or given
 
 
 def _wait(request: Request) -> float:
