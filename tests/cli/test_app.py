@@ -123,7 +123,7 @@ def test_there_are_these_commands_and_no_others() -> None:
     """Scripts build on their names."""
     assert set(root.commands) == {
         "run", "once", "refresh", "status", "history", "check", "pause", "resume", "policy",
-        "token", "notify", "config", "completion", "demo", "discover",
+        "token", "notify", "config", "completion", "demo", "discover", "doctor",
     }  # fmt: skip
 
 

@@ -58,7 +58,8 @@ def test_commands_and_options_are_offered(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["once", "refresh", "status", "history", "pause", "resume", "token", "policy"]
+    "command",
+    ["once", "refresh", "status", "history", "pause", "resume", "token", "policy", "doctor"],
 )
 def test_targets_are_offered_by_name(world: World, command: str) -> None:
     """Wherever one is asked for."""

@@ -100,6 +100,15 @@ def test_the_log_stands_above_the_line(world: World, flag: str) -> None:
     assert not any("refreshing" in line for line in lines)
 
 
+@pytest.mark.parametrize("variable", ["", "1"])
+def test_the_log_has_colours_on_a_terminal(world: World, variable: str) -> None:
+    """Unless NO_COLOR asks for none; an empty one does not."""
+    world.extra["NO_COLOR"] = variable
+    with watched(world, "once", "-v") as (process, look):
+        assert process.wait(30) == 0
+        assert ("\x1b[0m" in look()) is (not variable)
+
+
 def test_a_failure_is_logged_above_the_line(world: World) -> None:
     """Whoever watches sees it when it happens."""
     world.aws.error("AccessDeniedException", 400, "User is not authorized")
