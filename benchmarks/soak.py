@@ -65,18 +65,18 @@ def _daemon(stand_ins: StandIns) -> Iterator[psutil.Process]:
     with (stand_ins.directory / "log").open("wb") as log:
         process = psutil.Popen(command, env=stand_ins.environ, stdout=log, stderr=log)
     try:
-        _wait_until_ready(stand_ins)
+        _wait_until_ready(process, stand_ins)
         yield process
     finally:
         process.terminate()
         process.wait()
 
 
-def _wait_until_ready(stand_ins: StandIns) -> None:
+def _wait_until_ready(process: psutil.Popen, stand_ins: StandIns) -> None:
     until = time.monotonic() + 60
     while stand_ins.writes() < TARGETS:
-        if time.monotonic() > until:
-            raise TimeoutError("the daemon did not write its secrets in 60 s")
+        if process.poll() is not None or time.monotonic() > until:
+            raise RuntimeError("the daemon ended, or did not write its secrets in 60 s")
         time.sleep(0.1)
 
 
@@ -120,5 +120,7 @@ def _footprint(process: psutil.Process, stand_ins: StandIns) -> Footprint:
         resident_bytes=process.memory_info().rss,
         threads=process.num_threads(),
         descriptors=process.num_fds(),
-        channels=len([c for c in connections if c.raddr and c.raddr.port == port]),
+        channels=len(
+            [c for c in connections if c.status == "ESTABLISHED" and c.raddr.port == port]
+        ),
     )
