@@ -549,7 +549,7 @@ def test_an_endpoint_that_is_no_url_is_a_configuration_error(
 
 def test_it_recovers_when_aws_does(aws: AwsStandIn) -> None:
     """The same source works again after each kind of trouble, with nothing restarted."""
-    source = ecr(seconds=0.4)
+    source = ecr(seconds=2.0)
     for trouble in (Fault.reset(), Fault.hang(), Response(503)):
         aws.fail(trouble, times=1)
         refusal(source)
