@@ -8,14 +8,16 @@ from datetime import datetime
 from functools import cache
 from importlib import resources
 from itertools import islice
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from typing import TYPE_CHECKING
 
 from refresher import __version__
 from refresher.model import Attempt, Status, Target
 from refresher.view import expires_at, timestamp
 from refresher.web import coming, facts, fleet, gauge, plot, runs, standing, words
 from refresher.web.fleet import STATES, Filter, Row
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 #: Runs of attempts in a target's table.
 _RUNS_SHOWN = 20
@@ -88,6 +90,9 @@ def _render(template: str, process: Process, **context: object) -> str:
 
 @cache
 def _environment() -> Environment:
+    """Made for the first page: many daemons are only scraped, and it takes megabytes."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - see above
+
     environment = Environment(
         loader=PackageLoader(__package__),
         autoescape=True,
