@@ -367,6 +367,7 @@ def test_a_target_is_paused_and_resumed(client: httpx.Client) -> None:
         ("POST", REFRESH, "{", 422, "not JSON"),
         ("POST", REFRESH, "[" * 60_000, 422, "not JSON"),
         ("POST", REFRESH, b"\xff", 422, "not JSON"),
+        ("POST", REFRESH, b"\r\n", 422, "not JSON"),
         ("POST", REFRESH, "[]", 422, "not a JSON object"),
         ("POST", REFRESH, '{"retry_refused": "yes"}', 422, "retry_refused"),
         ("POST", REFRESH, '{"force": true}', 422, "known: retry_refused"),

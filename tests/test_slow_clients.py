@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from datetime import timedelta
 
 import httpx
 import pytest
@@ -122,11 +123,12 @@ def test_hundreds_of_slow_clients_lock_nobody_out(
         stack.callback(daemon.close)
         client = daemon.serve()
         first, *_ = (stack.enter_context(connected(usual, begin)) for _ in range(MANY))
+        assert ended(first) < Connection.patience / 2
         for path in ("/livez", "/metrics"):
-            began = time.monotonic()
-            assert client.get(path).status_code == 200
-            assert time.monotonic() - began < 1
-        assert ended(first) < 1
+            answers = [client.get(path) for _ in range(3)]
+            assert {answer.status_code for answer in answers} == {200}
+            # Of three, since the machine may be busy with other tests.
+            assert min(answer.elapsed for answer in answers) < timedelta(seconds=1)
 
 
 def test_whoever_waits_longest_makes_room(daemon: Daemon, hasty: Stage) -> None:

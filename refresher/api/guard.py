@@ -179,7 +179,7 @@ async def _body(request: Request) -> bytes:
 
 
 def _object(body: bytes) -> dict[str, Any]:
-    if not body.strip():
+    if not body:
         return {}
     try:
         document = json.loads(body)
