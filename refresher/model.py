@@ -209,10 +209,11 @@ def check_publishable(credential: Credential, now: datetime) -> None:
         )
     try:
         size = len(value.encode())
-    except UnicodeEncodeError as error:
+    except UnicodeEncodeError:
+        # Not chained: the error's object holds the password.
         raise InvalidCredential(
             "the password is not valid Unicode; nothing was published"
-        ) from error
+        ) from None
     if size >= MAX_VALUE_BYTES:
         raise InvalidCredential(
             f"the password is {size} bytes long, 64 KiB or more; nothing was published"

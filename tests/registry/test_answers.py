@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from refresher.clock import retry_after
 from refresher.errors import (
@@ -90,8 +93,44 @@ def test_each_answer_is_one_failure_or_none(answer: Answer, failure: type[Failur
     assert classify(answer) is failure
 
 
-def _failure(answer: Answer) -> Failure:
-    failure = failure_of(answer, "ghcr.io", Scrubber("user", SecretValue("hunter2")))
+_ANSWERS = st.builds(
+    Answer,
+    status=st.integers(100, 599),
+    kind=st.sampled_from(Kind),
+    at_token_endpoint=st.booleans(),
+    with_proved_token=st.booleans(),
+    challenge_error=st.sampled_from(["", "insufficient_scope", "invalid_token", "else"]),
+    message=st.sampled_from([ECR_EXPIRED, ECR_INVALID, ECR_DENIED, GAR_DENIED]) | st.text(),
+    location=st.text(),
+    retry_after=st.none() | st.timedeltas(timedelta(0), timedelta(days=1)),
+)
+
+
+@given(_ANSWERS)
+def test_only_a_refusal_condemns_and_only_a_success_acquits(answer: Answer) -> None:
+    """For all answers: what is no 4xx of the login tells nothing about the credential."""
+    failure = classify(answer)
+    assert (failure is None) == (answer.status == 200)
+    if failure is Unauthorized:
+        assert answer.status in (400, 401, 403)
+    if answer.status == 400 and answer.kind is not Kind.ECR_PUBLIC:
+        assert failure is InvalidResponse
+    if answer.with_proved_token and not {"expired", "token"} & set(answer.message.lower().split()):
+        assert failure is not Unauthorized
+
+
+@given(_ANSWERS.filter(lambda answer: answer.status != 200), st.text())
+def test_no_answer_makes_a_message_of_more_than_a_line(answer: Answer, value: str) -> None:
+    """Nor one that repeats the credential in the server's words."""
+    password = f"hunter2{value}"
+    words = f"{password} {answer.message}"
+    message = _failure(replace(answer, message=words), password).message
+    assert len(message.splitlines()) == 1
+    assert "hunter2" not in message.removeprefix("ghcr.io")
+
+
+def _failure(answer: Answer, password: str = "hunter2") -> Failure:
+    failure = failure_of(answer, "ghcr.io", Scrubber("user", SecretValue(password)))
     assert failure is not None
     return failure
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import re
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from refresher.clock import Skews
 from refresher.errors import InvalidCredential, InvalidResponse
@@ -107,6 +110,22 @@ def test_every_form_of_host_tells_region_partition_and_endpoint(
 def test_what_is_no_ecr_host_is_none(host: str) -> None:
     """A near miss, or a suffix of another partition, is not an ECR host."""
     assert parse_host(host) is None
+
+
+_NEARLY = st.tuples(st.sampled_from(HOSTS), st.integers(0, 60), st.text(max_size=2)).map(
+    lambda near: f"123456789012.{near[0][0]}"[: near[1]] + near[2] + near[0][0][near[1] :]
+)
+
+
+@given(st.text() | _NEARLY)
+def test_any_text_is_an_ecr_host_or_none(text: str) -> None:
+    """What is one can be nothing but a host: no port, path or other suffix gets the token."""
+    found = parse_host(text)
+    if found is not None:
+        assert found.host == text.lower()
+        assert re.fullmatch(r"\d{12}\.dkr[.-]ecr[a-z0-9._-]+", found.host, re.ASCII)
+        assert found.region in found.host
+        assert found.account.isascii()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ import traceback
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import strategies as st
 
 from refresher.errors import Failure, InvalidCredential, Misconfigured
 from refresher.sandbox.google_keys import rsa_key
@@ -197,6 +199,47 @@ def test_each_bad_key_is_told_its_part(
     assert not [part for part in hidden if part in shown]
     assert failed.value.__cause__ is None
     assert failed.value.__suppress_context__ or failed.value.__context__ is None
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+_DAMAGES = st.tuples(st.integers(0, len(FILE) - 1), st.integers(0, 40), st.text(max_size=3))
+
+
+def key_or_failure(text: str) -> ServiceAccountKey | Failure:
+    """Any other exception fails the test."""
+    try:
+        return parse_key(text)
+    except (InvalidCredential, Misconfigured) as failure:
+        return failure
+
+
+def damaged(damage: tuple[int, int, str]) -> str:
+    """The file with a piece cut out and something in its place."""
+    at, length, instead = damage
+    return FILE[:at] + instead + FILE[at + length :]
+
+
+@given(
+    st.text()
+    | st.binary().map(lambda data: base64.b64encode(data).decode())
+    | st.tuples(st.sampled_from(sorted(KEY)), _JSON).map(lambda c: changed(**{c[0]: c[1]}))
+    | st.tuples(_DAMAGES, st.booleans()).map(lambda d: (b64 if d[1] else str)(damaged(d[0])))
+)
+def test_any_text_is_a_key_or_told_why_not(text: str) -> None:
+    """For all damages: one line with none of the private key, or a key that can be published."""
+    key = key_or_failure(text)
+    if isinstance(key, Failure):
+        assert len(key.message.splitlines()) == 1
+        assert not [line for line in PEM.split("\n")[1:-2] if line in key.message]
+        return
+    assert key.token_uri == KEY["token_uri"]
+    for username in ("_json_key", "_json_key_base64"):
+        password = key.as_password(username).reveal()
+        assert "\n" not in password
+        assert parse_key(password).info() == key.info()
 
 
 def test_a_key_shows_itself_without_its_private_part() -> None:
