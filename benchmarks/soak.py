@@ -57,7 +57,7 @@ def soak(refreshes: int, seconds: float) -> tuple[Footprint, Footprint, float]:
 
 
 @contextmanager
-def _daemon(stand_ins: StandIns) -> Iterator[psutil.Process]:
+def _daemon(stand_ins: StandIns) -> Iterator[psutil.Popen]:
     """`refresher run`, ready for signals, ended with the block."""
     path = stand_ins.directory / "soak.toml"
     path.write_text(_config(stand_ins))
@@ -75,9 +75,15 @@ def _daemon(stand_ins: StandIns) -> Iterator[psutil.Process]:
 def _wait_until_ready(process: psutil.Popen, stand_ins: StandIns) -> None:
     until = time.monotonic() + 60
     while stand_ins.writes() < TARGETS:
-        if process.poll() is not None or time.monotonic() > until:
-            raise RuntimeError("the daemon ended, or did not write its secrets in 60 s")
+        _require_alive(process)
+        if time.monotonic() > until:
+            raise TimeoutError("the daemon did not write its secrets in 60 s")
         time.sleep(0.1)
+
+
+def _require_alive(process: psutil.Popen) -> None:
+    if process.poll() is not None:
+        raise RuntimeError(f"the daemon ended with {process.poll()}")
 
 
 def _config(stand_ins: StandIns) -> str:
@@ -102,14 +108,16 @@ def _config(stand_ins: StandIns) -> str:
     return "\n".join(toml_table(name, keys) for name, keys in tables.items())
 
 
-def _refresh(process: psutil.Process, stand_ins: StandIns, count: int, until: float) -> None:
+def _refresh(process: psutil.Popen, stand_ins: StandIns, count: int, until: float) -> None:
     """Ask for refreshes until there were so many; then wait until all is quiet."""
     while stand_ins.writes() < count and time.monotonic() < until:
+        _require_alive(process)
         process.send_signal(signal.SIGUSR1)
         time.sleep(_TRIGGER_SECONDS)
     written = -1
     while written < (written := stand_ins.writes()):
         time.sleep(_QUIET_SECONDS)
+    _require_alive(process)
 
 
 def _footprint(process: psutil.Process, stand_ins: StandIns) -> Footprint:
