@@ -20,7 +20,15 @@ import grpc
 from refresher.sandbox.aws import AwsStandIn
 from refresher.sandbox.certificates import Certificates, authority
 from refresher.sandbox.fal import SERVICE, FalStandIn
-from refresher.sandbox.http import Fault, Request, Response, StandIn, closed_port, full_port
+from refresher.sandbox.http import (
+    Fault,
+    Request,
+    Response,
+    StandIn,
+    closed_port,
+    full_port,
+    over_tls,
+)
 
 #: A name that nobody has (RFC 6761 section 6.4).
 NOBODY = "peer.invalid"
@@ -293,7 +301,7 @@ def _over_tls(certificates: Certificates) -> Fault:
         connection.sendall(b"S")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificates.certificate_file, certificates.key_file)
-        with context.wrap_socket(connection, server_side=True) as wrapped:
+        with over_tls(context, connection, now=True) as wrapped:
             wrapped.recv(1)
 
     return Fault(act)

@@ -63,8 +63,6 @@ from tests.faults import BadCertificates, Place, aws_in, fal_in, http_in, postgr
 #: Apprise imports a module that Python 3.11 calls deprecated.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning"),
-    # A handshake that the client breaks off leaves the stand-in's socket to the garbage collector.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 # --- the specification -------------------------------------------------------------------------

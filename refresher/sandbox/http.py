@@ -157,7 +157,7 @@ class StandIn:
         self._server = _Server(("127.0.0.1", port), _handler(self))
         self._scheme = "http" if certificates is None else "https"
         if certificates is not None:
-            self._server.socket = _over_tls(self._server.socket, certificates)
+            self._server.tls = _tls(certificates)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), name=type(self).__name__, daemon=True
         )
@@ -215,11 +215,24 @@ class StandIn:
         return self._closing
 
 
-def _over_tls(listener: socket.socket, certificates: Certificates) -> ssl.SSLSocket:
-    """Shakes hands on the thread of each connection, so that none keeps the others waiting."""
+def _tls(certificates: Certificates) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificates.certificate_file, certificates.key_file)
-    return context.wrap_socket(listener, server_side=True, do_handshake_on_connect=False)
+    return context
+
+
+def over_tls(context: ssl.SSLContext, connection: socket.socket, *, now: bool) -> ssl.SSLSocket:
+    """The server's end of a connection, after the handshake if that is to be made `now`.
+
+    Raises `OSError` where the client is gone, with the connection closed: asked first, since
+    `wrap_socket` of Python 3.11 would lose the socket of such a one.
+    """
+    try:
+        connection.getpeername()
+    except OSError:
+        connection.close()
+        raise
+    return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=now)
 
 
 def _for_ever(trouble: Fault | Response) -> Iterator[Fault | Response]:
@@ -231,6 +244,14 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128
+    tls: ssl.SSLContext | None = None
+
+    def get_request(self) -> tuple[socket.socket, object]:
+        """Hands are shaken on the thread of the connection, so that none keeps others waiting."""
+        connection, address = super().get_request()
+        if self.tls is None:
+            return connection, address
+        return over_tls(self.tls, connection, now=False), address
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that went away is no error of the stand-in."""
