@@ -1,0 +1,1 @@
+"""A year of a fleet in minutes: the real code under a virtual clock, with scripted peers."""
