@@ -382,6 +382,7 @@ def test_a_target_is_paused_and_resumed(client: httpx.Client) -> None:
         ("POST", f"{REFRESH}?wait=99999", None, 422, "wait"),
         ("POST", f"{REFRESH}?retry_refused=maybe", None, 422, "retry_refused"),
         ("GET", "/readyz?strict=maybe", None, 422, "strict"),
+        ("GET", "/readyz?strict=TRUE", None, 422, "strict"),
         ("GET", "/api/v1/targets/ecr/attempts?limit=0", None, 422, "limit"),
         ("GET", "/api/v1/targets/ecr/attempts?limit=1001", None, 422, "limit"),
         ("GET", "/api/v1/targets/ecr/attempts?limit=x", None, 422, "limit"),

@@ -278,9 +278,9 @@ def _refuse_unknown(body: Mapping[str, Any], known: set[str]) -> None:
 
 def _flag(request: Request, name: str) -> bool:
     given = request.query_params.get(name, "false")
-    if given.lower() not in _FLAGS:
+    if given not in _FLAGS:
         raise unprocessable(f"?{name}= is neither 1 nor 0")
-    return _FLAGS[given.lower()]
+    return _FLAGS[given]
 
 
 def _retry_refused(request: Request, body: Mapping[str, Any]) -> bool:
