@@ -254,6 +254,15 @@ def test_the_index_names_every_page() -> None:
     assert {page for page in PAGES if page.parent == index.parent} - linked == {index}
 
 
+def test_a_test_that_is_named_is_there() -> None:
+    """A promise whose proof was renamed away has none."""
+    page = (ROOT / "docs" / "reliability.md").read_text("utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page)
+    assert len(named) > 20
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text("utf-8") or not test, test
+
+
 # --- generated pages ---------------------------------------------------------------------------
 
 
