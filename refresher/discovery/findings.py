@@ -29,8 +29,10 @@ class Password:
     kind: PasswordKind
     #: The fal secret that a reference names.
     secret: str | None = None
-    #: What is odd about a literal, in words.
-    oddity: str = ""
+    #: Why no registry can accept a literal, in words behind "the password"; else empty.
+    flaw: str = ""
+    #: Whether a literal begins with `$$`, by which fal writes one that begins with `$`.
+    escaped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class Use:
     password: Password
     #: Images of the app, on this registry or on another.
     images: tuple[str, ...] = ()
+    #: Why fal cannot take it as it is written, in words; else empty.
+    flaw: str = ""
 
 
 @dataclass(frozen=True, slots=True)

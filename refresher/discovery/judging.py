@@ -55,6 +55,8 @@ def judge(use: Use) -> Judged:
         return Judged(_finding(use, None, None, _no_host(use.key)))
     source = _source(host)
     registry = "docker.io" if host == DOCKER_HUB else host
+    if use.flaw:
+        return Judged(_finding(use, registry, source, f"not kept: {use.flaw}"))
     if use.password.kind is not PasswordKind.REFERENCE:
         return Judged(_finding(use, registry, source, _unkept(use, source)))
     table = _TABLES[source](registry, use.username or "", use.password.secret or "")
@@ -112,14 +114,16 @@ def _source(host: str) -> str:
 
 def _unkept(use: Use, source: str) -> str:
     """The cause and the fix for a password that no secret of fal holds."""
-    usual = _usual(source, use.username)
+    password, use_instead = use.password, f'use "${_usual(source, use.username)}"'
     end = _END.get(source) or (_END[_GAR_TOKEN] if use.username == _GAR_TOKEN else None)
-    if use.password.kind is PasswordKind.COMPUTED:
+    if password.kind is PasswordKind.COMPUTED:
         end = end or "a new one needs a new deploy"
-        return f'not kept: the password is computed at deploy time: {end}; use "${usual}"'
-    oddity = f" and {use.password.oddity}" if use.password.oddity else ""
+        return f"not kept: the password is computed at deploy time: {end}; {use_instead}"
+    if password.flaw:
+        return f"not kept: the password {password.flaw}; {use_instead}"
+    escaped = ', whose "$$" fal takes for "$"' if password.escaped else ""
     end = end or "replace it, for it is no secret any more"
-    return f'not kept: warning: a literal password stands here{oddity}: {end}; use "${usual}"'
+    return f"not kept: warning: a literal password stands here{escaped}: {end}; {use_instead}"
 
 
 def _hindrance(use: Use, registry: str, source: str) -> str | None:

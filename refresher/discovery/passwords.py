@@ -13,21 +13,21 @@ _REFERENCE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]{0,127})", re.ASCII)
 def password_of(value: object) -> Password:
     """How a password that is known by its value is written."""
     if value is None:
-        return _literal("is missing")
+        return _flawed("is missing")
     if not isinstance(value, str):
-        return _literal("is no string, which fal asks for")
+        return _flawed("is no string, which fal asks for")
     reference = _REFERENCE.fullmatch(value)
     if reference is not None:
         return Password(PasswordKind.REFERENCE, secret=reference[1])
     if value.startswith("$$"):
-        return _literal('begins with "$$", which fal takes for a literal that begins with "$"')
+        return Password(PasswordKind.LITERAL, escaped=True)
     if value.startswith("$"):
-        return _literal('begins with "$" but is not "$NAME" as a whole, so fal puts nothing in')
-    return _literal("" if value else "is empty")
+        return _flawed('begins with "$" but is not "$NAME" as a whole, so fal puts nothing in')
+    return Password(PasswordKind.LITERAL) if value else _flawed("is empty")
 
 
-def _literal(oddity: str) -> Password:
-    return Password(PasswordKind.LITERAL, oddity=oddity)
+def _flawed(flaw: str) -> Password:
+    return Password(PasswordKind.LITERAL, flaw=flaw)
 
 
 #: One that only running the code would tell.

@@ -15,6 +15,9 @@ from refresher.discovery.walking import Unreadable
 _Path = tuple[str, ...]
 
 _APPS = ("tool", "fal", "apps")
+_FIELDS = {"username", "password"}
+#: Of a name that DNS can hold (RFC 1035 section 2.3.4: 255 octets); TOML nests without end.
+_MOST_LABELS = 127
 
 
 def uses(raw: bytes, file: str, folder: Path) -> Iterator[Use]:
@@ -27,17 +30,35 @@ def uses(raw: bytes, file: str, folder: Path) -> Iterator[Use]:
     for app, settings in _table(document, *_APPS).items():
         image = _table(settings, "image")
         images = _images(image, folder)
-        for key, registry in _table(image, "registries").items():
-            path = (*_APPS, app, "image", "registries", key)
-            login = registry if isinstance(registry, dict) else {}
+        for keys, login in _logins((), _table(image, "registries")):
+            path = (*_APPS, app, "image", "registries", *keys)
             yield Use(
                 app=app,
                 place=Place(file, _line(rows, path)),
-                key=key,
+                key=".".join(keys),
                 username=_string(login.get("username")),
                 password=password_of(login.get("password")),
                 images=images,
+                flaw=_cut(keys),
             )
+
+
+def _logins(above: _Path, tables: dict[str, Any]) -> Iterator[tuple[_Path, dict[str, Any]]]:
+    """The logins in `registries`, each with its keys: one, or several where a host is cut."""
+    for key, value in tables.items():
+        keys, login = (*above, key), value if isinstance(value, dict) else {}
+        below = {name: table for name, table in login.items() if isinstance(table, dict)}
+        if not below or login.keys() & _FIELDS or len(keys) == _MOST_LABELS:
+            yield keys, login
+        else:
+            yield from _logins(keys, below)
+
+
+def _cut(keys: _Path) -> str:
+    """What is wrong with a host that was written without quotes; empty where nothing is."""
+    if len(keys) == 1:
+        return ""
+    return f'TOML cuts the host at its dots; write registries."{".".join(keys)}" with the quotes'
 
 
 def _parse(raw: bytes) -> tuple[str, dict[str, Any]]:

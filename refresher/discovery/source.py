@@ -192,10 +192,15 @@ def _field(login: Entries, name: str) -> object:
 
 
 def _aliases(tree: ast.Module) -> frozenset[str]:
-    """What a module calls the class: its own name, and others that it is imported as."""
-    imports = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
-    imported = (alias for node in imports for alias in node.names if alias.name == _CLASS)
-    return frozenset({_CLASS, *(alias.asname for alias in imported if alias.asname)})
+    """What a module calls the class: its own name, and others that it gives to it."""
+    found = {_CLASS}
+    for node in ast.walk(tree):
+        match node:
+            case ast.ImportFrom(names=names):
+                found |= {each.asname for each in names if each.name == _CLASS and each.asname}
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Attribute(attr=attr)):
+                found |= {name} if attr == _CLASS else set()
+    return frozenset(found)
 
 
 def _wearers(tree: ast.Module) -> dict[str, list[str]]:

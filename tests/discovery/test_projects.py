@@ -82,6 +82,14 @@ PYTHON = [
         },
         "a.py:3",
     ),
+    same(
+        "another-name-by-assignment",
+        {
+            "a.py": "from fal import container\nCI = container.ContainerImage\n"
+            f"class MyApp:\n  image = CI.from_dockerfile('x', registries={one(ECR)})"
+        },
+        "a.py:4",
+    ),
     same("a-module-level-name", py("REG", before=f"REG = {one(ECR)}\n"), "app.py:1"),
     same(
         "a-name-for-each-part",
@@ -226,7 +234,31 @@ TABLES = [
             f'"{ECR}" = {{ username = "AWS" }}\n'
         },
         ["a pyproject.toml:2 ecr - literal"],
-        ["is missing"],
+        ['not kept: the password is missing; use "$AWS_ECR_PASSWORD"'],
+    ),
+    Case(
+        "a-host-without-quotes",
+        {
+            "pyproject.toml": "[tool.fal.apps.a.image]\n"
+            '[tool.fal.apps.a.image.registries.ghcr.io]\nusername = "me"\npassword = "$T"\n'
+        },
+        ["a pyproject.toml:2 oci T reference"],
+        ['not kept: TOML cuts the host at its dots; write registries."ghcr.io" with the quotes'],
+    ),
+    Case(
+        "two-hosts-without-quotes",
+        {
+            "pyproject.toml": "[tool.fal.apps.a.image.registries]\n"
+            + "".join(f"{host}.password = {GOOD}\n" for host in (ECR, ABROAD))
+        },
+        ["a pyproject.toml:1 ecr AWS_ECR_PASSWORD reference"] * 2,
+        [f'write registries."{host}"' for host in (ECR, ABROAD)],
+    ),
+    Case(
+        "a-host-of-a-thousand-parts",
+        {"pyproject.toml": f"tool.fal.apps.a.image.registries.{'.'.join('a' * 1000)} = {{}}\n"},
+        ["a pyproject.toml:1 oci - literal"],
+        ["TOML cuts the host at its dots"],
     ),
 ]
 
@@ -380,15 +412,31 @@ PASSWORDS = [
         "a-literal-that-begins-with-a-dollar",
         py(one("ghcr.io", f'"$${CANARY}"', "me")),
         ["MyApp app.py:4 oci - literal"],
-        ['begins with "$$", which fal takes for a literal that begins with "$"'],
+        ['warning: a literal password stands here, whose "$$" fal takes for "$": replace it'],
     ),
     Case(
         "a-reference-with-more-behind-it",
         py(one(ECR, f'"$AWS-{CANARY}"')),
         ["MyApp app.py:4 ecr - literal"],
-        ['begins with "$" but is not "$NAME" as a whole, so fal puts nothing in'],
+        [
+            (
+                'not kept: the password begins with "$" but is not "$NAME" as a whole, so fal puts'
+                ' nothing in; use "$AWS_ECR_PASSWORD"'
+            )
+        ],
     ),
-    Case("an-empty-password", py(one(ECR, '""')), ["MyApp app.py:4 ecr - literal"], ["is empty"]),
+    Case(
+        "a-reference-in-braces",
+        {"pyproject.toml": table("ghcr.io", "${GHCR_TOKEN}", "octocat")},
+        ["a pyproject.toml:5 oci - literal"],
+        ['not kept: the password begins with "$" but is not "$NAME" as a whole'],
+    ),
+    Case(
+        "an-empty-password",
+        py(one(ECR, '""')),
+        ["MyApp app.py:4 ecr - literal"],
+        ['not kept: the password is empty; use "$AWS_ECR_PASSWORD"'],
+    ),
     Case("a-number", py(one(ECR, "4711")), ["MyApp app.py:4 ecr - literal"], ["is no string"]),
     Case(
         "a-call",
