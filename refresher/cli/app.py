@@ -91,8 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _explain_usage(error: click.ClickException) -> None:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
-    else:
-        note(f"error: {' '.join(error.format_message().split())}")
+        return
+    hint = ""
+    if isinstance(error, click.MissingParameter) and error.ctx is not None:
+        hint = f" See `{error.ctx.command_path} --help`."
+    note(f"error: {' '.join(error.format_message().split())}{hint}")
 
 
 def _explain(error: RefresherError, settings: Settings) -> None:

@@ -116,7 +116,7 @@ def history(settings: Settings, name: str | None, limit: int, as_json: bool) -> 
 @options.daemon
 @options.settings
 def pause(settings: Settings, name: str, as_json: bool) -> Exit:
-    """Stop keeping TARGET until it is resumed; what stands in fal is left alone."""
+    """Stop keeping TARGET until it is resumed. What stands in fal is left alone."""
     return _change(settings, name, "pause", as_json)
 
 

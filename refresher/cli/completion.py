@@ -16,13 +16,17 @@ from refresher.errors import ConfigError
 _PROGRAM, _VARIABLE = "refresher", "_REFRESHER_COMPLETE"
 
 
-@click.command(epilog="Example: refresher completion fish > refresher.fish")
+@click.command(epilog="Example: refresher completion bash > refresher.bash")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> Exit:
-    """Print a script that completes commands, options and targets in SHELL.
+    """Print a script that completes commands, options and targets.
 
-    bash and zsh: eval "$(refresher completion bash)"
+    \b
+    ~/.bashrc  eval "$(refresher completion bash)"
+    ~/.zshrc   autoload -Uz compinit && compinit
+               eval "$(refresher completion zsh)"
+    fish       refresher completion fish > ~/.config/fish/completions/refresher.fish
     """
     kind = get_completion_class(shell)
     assert kind is not None  # noqa: S101 - the choice above holds click's own names
@@ -43,8 +47,10 @@ def target_names(
 
 
 def _configured(settings: Settings) -> list[str]:
-    """Read without validation, which is slow to import."""
+    """Read without validation, which is slow to import; a project cannot be."""
     try:
+        if settings.project is not None:
+            return list(settings.compose(settings.project, "nothing").config.targets)
         path = settings.path
         if not path.is_file():  # a pipe would be waited for
             return []

@@ -29,7 +29,7 @@ def config() -> None:
 @options.common
 @options.settings
 def check(settings: Settings, as_json: bool) -> Exit:
-    """Say whether the configuration can be used, and every problem that it has."""
+    """List every problem of the configuration, or say that it is good."""
     path = settings.file or settings.project
     count, problems = _checked(settings)
     if as_json:
@@ -75,7 +75,7 @@ def _problems(part: Callable[[], object]) -> tuple[str, ...]:
 @options.common
 @options.settings
 def show(settings: Settings, as_json: bool) -> Exit:
-    """Show every key with the value in effect; of secrets only where they are kept."""
+    """Show every key with the value in effect. Of a secret only where it is kept."""
     from refresher.config import effective
 
     shown = effective(settings.load("environment"))
@@ -87,7 +87,7 @@ def show(settings: Settings, as_json: bool) -> Exit:
 
 
 @config.command(epilog="Example: refresher config schema > refresher.schema.json")
-@options.common
+@options.debugging
 def schema() -> Exit:
     """Print the JSON Schema of the configuration."""
     from refresher.config import schema as json_schema

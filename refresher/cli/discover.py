@@ -11,18 +11,20 @@ import click
 
 from refresher.cli import options
 from refresher.cli.exits import Exit
-from refresher.cli.output import note, say, say_json, table, wrapped
-from refresher.cli.settings import Settings
+from refresher.cli.output import note, paint, say, say_json, table, wrapped
+from refresher.cli.settings import SEARCHED
 
 if TYPE_CHECKING:
     from refresher.discovery import Discovery, Finding
 
 _HEADINGS = ("APP", "SOURCE", "SECRET")
-_BELOW = "FILE:LINE, REGISTRY AS USERNAME: WHAT WILL BE DONE"
+_BELOW = ("FILE:LINE, REGISTRY AS USERNAME", "WHAT WILL BE DONE")
 
 _LONGEST_APP = 24
 #: The name of a secret stands whole on its line: it is there to be copied.
 _WIDE = 1000
+
+_MARKS = {True: "✓", False: "✗"}
 
 
 @click.command(epilog="Example: refresher discover . --write config/refresher.toml")
@@ -37,15 +39,12 @@ _WIDE = 1000
 @click.option("--force", is_flag=True, help="With --write: over one that is there.")
 @click.option("--merge", is_flag=True, help="With --write: add to it what is missing.")
 @options.output
-@options.common
-@options.settings
-def discover(
-    _settings: Settings, *, path: Path, file: Path | None, force: bool, merge: bool, as_json: bool
-) -> Exit:
-    """Read the fal project at PATH: registries, user names, secrets, and what will be done.
+@options.debugging
+def discover(*, path: Path, file: Path | None, force: bool, merge: bool, as_json: bool) -> Exit:
+    """Tell which private registries the fal project at PATH uses.
 
-    pyproject.toml and Python sources are read, never imported or run. Ends with 1 if nothing is
-    found.
+    With user name and secret of each, and with what will be done. pyproject.toml and Python
+    sources are read, never imported or run. Ends with 1 if nothing is found.
     """
     from refresher.discovery import discover as read
 
@@ -80,12 +79,14 @@ def _write(file: Path, found: Discovery, *, force: bool, merge: bool) -> Exit:
     names = ", ".join(target.name for target in done.targets)
     needed = ", ".join(("FAL_KEY", *discovery.variables(done.targets)))
     note(f"note: written to {file}: {names}; to be set: {needed}")
+    option = "" if file in SEARCHED else f" --config {shlex.quote(str(file))}"
+    note(f"note: next, `refresher doctor{option}`, then `refresher run{option}`")
     return Exit.GOOD
 
 
 def _suggest(path: Path, found: Discovery) -> None:
     if not found.findings:
-        note(f"note: {path} uses no private registry")
+        note(f"note: no app in {path} logs in to a registry; `registries` of its image would")
     elif found.targets:
         where = shlex.quote(str(path))
         note(
@@ -98,14 +99,18 @@ def _suggest(path: Path, found: Discovery) -> None:
 
 
 def _say(found: Discovery) -> None:
-    """A row a finding, and indented below it where it is and what will be done."""
+    """A row a finding, and indented below it where it is, and what will be done."""
     if not found.findings:
         return
-    rows = [_row(finding) for finding in found.findings]
-    below = [_BELOW, *map(_below, found.findings)]
-    for line, text in zip(table(_HEADINGS, rows, _WIDE), below, strict=True):
-        say(line)
-        say(wrapped("    ", text))
+    unkept = set(found.unkept)
+    headings, *rows = table(_HEADINGS, [_row(each) for each in found.findings], _WIDE)
+    for text in (headings, *(f"    {below}" for below in _BELOW)):
+        say(text)
+    for row, finding in zip(rows, found.findings, strict=True):
+        say(row)
+        say(wrapped("    ", _where(finding)))
+        mark = _MARKS[finding not in unkept]
+        say(wrapped(f"  {mark} ", finding.advice).replace(mark, paint(mark), 1))
 
 
 def _row(finding: Finding) -> tuple[str, str, str]:
@@ -114,6 +119,6 @@ def _row(finding: Finding) -> tuple[str, str, str]:
     return (app, finding.source or "?", finding.secret or "-")
 
 
-def _below(finding: Finding) -> str:
+def _where(finding: Finding) -> str:
     user = f" as {finding.username}" if finding.username else ""
-    return f"{finding.place}, {finding.registry or '?'}{user}: {finding.advice}"
+    return f"{finding.place}, {finding.registry or '?'}{user}"

@@ -13,7 +13,13 @@ import click
 from refresher.cli import options
 from refresher.cli.exits import Exit
 from refresher.cli.output import paint, say, say_json, width
-from refresher.cli.settings import Settings, misconfiguration, require_known
+from refresher.cli.progress import Line
+from refresher.cli.settings import (
+    NoConfiguration,
+    Settings,
+    misconfiguration,
+    require_known,
+)
 from refresher.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,10 +53,11 @@ class Section:
 def doctor(
     settings: Settings, *, names: tuple[str, ...], retry_refused: bool, as_json: bool
 ) -> Exit:
-    """Try everything but the write, for TARGETs or all, and say how to mend what is broken.
+    """Try all but the write, and say how to mend what is broken.
 
-    Tells from the state what was written and refused before. Changes nothing anywhere; of ECR
-    and Google it has a token issued. Ends with 1 if anything is broken.
+    Of TARGETs, or of all that are not parked. Tells from the state what was written and refused
+    before. Changes nothing anywhere; of ECR and Google it has a token issued. Ends with 1 if
+    anything is broken.
     """
     from refresher import logs
 
@@ -65,7 +72,7 @@ def _sections(
 ) -> Iterator[Section]:
     """In the order in which they are made. Raises `ConfigError` for an unknown target."""
     from refresher.clock import SystemClock
-    from refresher.doctor import Doctor, unusable
+    from refresher.doctor import Check, Doctor, unusable
 
     try:
         config, project = _read(settings)
@@ -77,6 +84,9 @@ def _sections(
                 project=project,
                 retry_refused=retry_refused,
             )
+    except NoConfiguration as error:
+        yield Section(_HERE, [Check("config", ok=False, words=error.cause, fix=error.fix)])
+        return
     except ConfigError as error:
         yield Section(_HERE, unusable(error))
         return
@@ -124,11 +134,22 @@ def _say(sections: Iterable[Section]) -> int:
     broken = 0
     for section in sections:
         say(section.title)
-        for check in section.checks:
+        for check in _awaited(section):
             say(shown(check))
             broken += check.ok is False
     say("nothing is broken" if not broken else f"{broken} broken, each with its fix above")
     return broken
+
+
+def _awaited(section: Section) -> Iterator[Check]:
+    """The checks of a section; who waits for one sees for how long."""
+    line, checks = Line(sys.stderr), iter(section.checks)
+    while True:
+        with line.waiting(f"examining {section.title}"):
+            check = next(checks, None)
+        if check is None:
+            return
+        yield check
 
 
 def shown(check: Check) -> str:

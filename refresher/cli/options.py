@@ -49,8 +49,28 @@ def _remember(context: click.Context, parameter: click.Parameter, value: object)
         setattr(context.ensure_object(Settings), name, value)
 
 
-def common(command: Command) -> Command:
+def debugging(command: Command) -> Command:
     """Add what every command takes."""
+    verbose = click.option(
+        "--verbose",
+        "-v",
+        is_flag=True,
+        expose_value=False,
+        callback=_remember,
+        help="Show on a terminal, too, what is done at each step.",
+    )
+    debug = click.option(
+        "--debug",
+        is_flag=True,
+        expose_value=False,
+        callback=_remember,
+        help="More log, and a traceback with an error.",
+    )
+    return verbose(debug(command))
+
+
+def common(command: Command) -> Command:
+    """Add what a command takes that lives on a configuration."""
     config = click.option(
         "--config",
         type=click.Path(path_type=Path),
@@ -69,22 +89,7 @@ def common(command: Command) -> Command:
         help="Keep what this fal project uses, with a configuration or without;"
         " REFRESHER_FAL_PROJECT.",
     )
-    verbose = click.option(
-        "--verbose",
-        "-v",
-        is_flag=True,
-        expose_value=False,
-        callback=_remember,
-        help="Show on a terminal, too, what is done at each step.",
-    )
-    debug = click.option(
-        "--debug",
-        is_flag=True,
-        expose_value=False,
-        callback=_remember,
-        help="More log, and a traceback with an error.",
-    )
-    return config(project(verbose(debug(command))))
+    return config(project(debugging(command)))
 
 
 def daemon(command: Command) -> Command:

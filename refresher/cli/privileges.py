@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 @options.common
 @options.settings
 def policy(settings: Settings, names: tuple[str, ...], as_json: bool) -> Exit:
-    """Print the least privileges for TARGETs: IAM policy, Google role, fal key."""
+    """Print the least privileges that TARGETs need.
+
+    An IAM policy, a Google role, a registry's scope, the permissions of a fal key.
+    """
     from refresher.cli.building import targets_of
     from refresher.privileges import needed
 

@@ -51,7 +51,7 @@ def run(settings: Settings, dry_run: bool) -> Exit:
 @options.common
 @options.settings
 def token(settings: Settings, name: str) -> Exit:
-    """Print a fresh password of TARGET, and nothing else, to standard output."""
+    """Print a fresh password of TARGET, and nothing else."""
     from refresher import logs
     from refresher.cli.building import targets_of
 
@@ -88,12 +88,11 @@ def _unset(settings: Settings, config: Config, target: str) -> Iterator[str]:
 @click.option(
     "--port", type=click.IntRange(0, 65535), help="Port of the status page; else a free one."
 )
-@options.common
-@options.settings
-def demo(_settings: Settings, life: timedelta | None, port: int | None) -> Exit:
-    """Show the whole thing against local stand-ins with short-lived tokens.
+@options.debugging
+def demo(life: timedelta | None, port: int | None) -> Exit:
+    """Show the whole thing against local stand-ins.
 
-    Ends with 0 only if the secret held a good password at every moment.
+    Its passwords live 30 s. Ends with 0 only if the secret held a good one at every moment.
     """
     from refresher.demo import run as run_demo
 

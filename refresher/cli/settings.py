@@ -31,6 +31,18 @@ SEARCHED = (
 _REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound here
 
 
+class NoConfiguration(ConfigError):
+    """None is named, and none is found."""
+
+    def __init__(self) -> None:
+        self.cause = f"no configuration found: looked for {', '.join(map(str, SEARCHED))}"
+        self.fix = (
+            "make one with `refresher discover . --write config/refresher.toml`,"
+            " or name one with --config or REFRESHER_CONFIG"
+        )
+        super().__init__(f"{self.cause}; {self.fix}")
+
+
 @dataclass
 class Settings:
     """The options that most commands share, filled in while the command line is read."""
@@ -58,11 +70,7 @@ class Settings:
         """The configuration's file. Raises `ConfigError` where none is named and none is found."""
         found = self.named_path or _found()
         if found is None:
-            searched = ", ".join(map(str, SEARCHED))
-            raise ConfigError(
-                f"no configuration found: looked for {searched};"
-                " name one with --config or REFRESHER_CONFIG"
-            )
+            raise NoConfiguration
         return found
 
     @property

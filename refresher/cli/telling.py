@@ -11,6 +11,7 @@ import click
 from refresher.cli import options
 from refresher.cli.exits import Exit
 from refresher.cli.output import say_json, say_table
+from refresher.cli.progress import Line
 from refresher.cli.settings import Settings
 from refresher.errors import ConfigError, Failure
 
@@ -33,7 +34,9 @@ def notify(settings: Settings, test: bool, as_json: bool) -> Exit:
     if not test:
         raise click.UsageError("give --test to send a test notice to every URL of daemon.notify")
     logs.configure("console", debug=settings.debug, stream=sys.stderr)
-    results = [_try(reference) for reference in _references(settings)]
+    references = _references(settings)
+    with Line(sys.stderr).waiting("sending a test notice"):
+        results = [_try(reference) for reference in references]
     if as_json:
         say_json({"notifiers": results})
     else:

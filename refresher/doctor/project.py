@@ -18,7 +18,8 @@ def whole(project: Discovery, kept: Set[str]) -> Iterator[Check]:
         yield bad("project", f"app {finding.app} ({finding.place}) is not kept", finding.advice)
     if not unkept:
         count = len(project.findings)
-        yield good("project", f"uses a private registry in {count} places, all of them kept")
+        where = "1 place, which is" if count == 1 else f"{count} places, all of them"
+        yield good("project", f"uses a private registry in {where} kept")
 
 
 def use(case: Case, project: Discovery, name: str) -> Check:

@@ -78,7 +78,8 @@ def test_shared_options_stand_before_and_after_the_command(
         (("refresh", "ecr", "--wait", "2h"), "2h is longer than 1h"),
         (("check", "--within", "soon"), '"soon" is not a duration'),
         (("status", "--output", "xml"), "'xml' is not one of 'table', 'json'"),
-        (("token",), "Missing argument 'TARGET'"),
+        (("token",), "Missing argument 'TARGET'. See `refresher token --help`."),
+        (("demo", "--config", "a.toml"), "No such option '--config'"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_2(
@@ -117,6 +118,16 @@ def test_every_command_has_help_with_an_example(capsys: Printed, command: tuple[
     assert main([*command, "--help"]) == 0
     example = f"Example: refresher {' '.join(command)}"
     assert example in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("group", [(), ("config",)], ids=["root", "config"])
+def test_the_list_of_commands_is_whole(capsys: Printed, group: tuple[str, ...]) -> None:
+    """A line of 80 columns each, none of them cut."""
+    assert main([*group, "--help"]) == 0
+    lines = capsys.readouterr().out.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert lines
+    assert all(line.endswith(".") and not line.endswith("...") for line in lines)
+    assert max(map(len, lines)) <= 80
 
 
 def test_there_are_these_commands_and_no_others() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.discovery.projects import ECR, project, table
+from tests.peers import require
 from tests.world import REGISTRY, World
 
 
@@ -50,6 +53,37 @@ def test_each_shell_has_its_script(world: World, shell: str) -> None:
         assert read.returncode == 0
 
 
+#: How each shell is asked what Tab would offer behind `refresher once `, without a terminal.
+ASKED = {
+    "bash": 'eval "$(refresher completion bash)"; COMP_WORDS=(refresher once ""); COMP_CWORD=2;'
+    ' _refresher_completion refresher; printf "%s\\n" "${COMPREPLY[@]}"',
+    "fish": 'refresher completion fish | source; complete --do-complete "refresher once "',
+}
+
+
+@pytest.mark.parametrize("shell", ASKED)
+def test_the_script_works_in_its_shell(world: World, shell: str) -> None:
+    """As the help says to use it."""
+    world.configure({"ecr": REGISTRY, "ecr-eu": REGISTRY})
+    own = Path(sys.executable).parent
+    done = subprocess.run(
+        [require(shell), "-c", ASKED[shell]],
+        env=world.process_environ() | {"PATH": f"{own}:{os.environ['PATH']}"},
+        cwd=world.directory,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.stdout.split(), done.stderr) == (["ecr", "ecr-eu"], "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_help_says_how_to_turn_it_on(world: World, shell: str) -> None:
+    """Each shell by its own script."""
+    assert f"refresher completion {shell}" in world.cli("completion", "--help").stdout
+
+
 def test_commands_and_options_are_offered(world: World) -> None:
     """Those of a group as well."""
     assert offered(world, "st") == ["status"]
@@ -65,6 +99,16 @@ def test_targets_are_offered_by_name(world: World, command: str) -> None:
     """Wherever one is asked for."""
     world.configure({"ecr": REGISTRY, "ecr-eu": REGISTRY, "gar": REGISTRY})
     assert offered(world, f"{command} ecr") == ["ecr", "ecr-eu"]
+
+
+def test_targets_of_a_project_are_offered(world: World) -> None:
+    """Who runs on a project alone has no file in which they stand."""
+    folder = project(world.directory / "p", {"pyproject.toml": table(ECR, "$AWS_ECR_PASSWORD")})
+    world.extra["REFRESHER_FAL_PROJECT"] = str(folder)
+    world.config.write_text("")
+    assert offered(world, "once e") == ["ecr"]
+    (folder / "pyproject.toml").unlink()
+    assert offered(world, "once e") == []
 
 
 def test_a_target_is_offered_once(world: World) -> None:

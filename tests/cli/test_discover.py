@@ -44,11 +44,15 @@ def test_the_table_tells_what_will_be_done(path: Path, capsys: Printed) -> None:
     lines = printed.out.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0].split() == ["APP", "SOURCE", "SECRET"]
-    assert lines[1].strip() == "FILE:LINE, REGISTRY AS USERNAME: WHAT WILL BE DONE"
+    assert [line.strip() for line in lines[1:3]] == [
+        "FILE:LINE, REGISTRY AS USERNAME",
+        "WHAT WILL BE DONE",
+    ]
     words = " ".join(printed.out.split())
-    assert f"my-server ecr AWS_ECR_PASSWORD pyproject.toml:5, {ECR} as AWS: target ecr: " in words
+    assert f"my-server ecr AWS_ECR_PASSWORD pyproject.toml:5, {ECR} as AWS ✓ target ecr: " in words
     assert f"a-rather-long-name oci A_TOKEN_WITH_QUITE_A_LONG_NAME {LONG}:5, ghcr.io as" in words
-    assert "docker.io as myuser: not kept: warning: a literal password stands here" in words
+    assert "docker.io as myuser ✗ not kept: warning: a literal password stands here" in words
+    assert [line[2] for line in lines if line.startswith(("  ✓", "  ✗"))] == ["✓", "✗", "✓"]
     assert "note: broken.py: not read: line 1 is not Python" in printed.err
     assert "refresher run --fal-project p" in printed.err
     assert CANARY not in printed.out + printed.err
@@ -79,7 +83,8 @@ def test_json_is_for_programs(path: Path, capsys: Printed) -> None:
 def test_nothing_found_is_exit_1(tmp_path: Path, capsys: Printed, output: str) -> None:
     """As `grep` has it."""
     assert main(["discover", str(tmp_path), "--output", output]) == 1
-    assert "uses no private registry" in capsys.readouterr().err
+    assert "no app in" in (said := capsys.readouterr().err)
+    assert "`registries` of its image" in said
 
 
 @pytest.mark.parametrize(
@@ -88,7 +93,7 @@ def test_nothing_found_is_exit_1(tmp_path: Path, capsys: Printed, output: str) -
         (("nowhere",), "Path 'nowhere' does not exist"),
         (("p", "--force"), "--force and --merge go with --write FILE"),
         (("p", "--write", "a.toml", "--force", "--merge"), "give one of them"),
-        ((), "Missing argument 'PATH'"),
+        ((), "Missing argument 'PATH'. See `refresher discover --help`."),
     ],
 )
 def test_a_wrong_command_line_is_exit_2(
@@ -106,6 +111,7 @@ def test_what_is_written_can_be_loaded(path: Path, capsys: Printed) -> None:
     printed = " ".join(capsys.readouterr().err.split())
     assert "written to config/refresher.toml: " in printed
     assert "to be set: FAL_KEY, A_TOKEN_WITH_QUITE_A_LONG_NAME" in printed
+    assert printed.endswith("note: next, `refresher doctor`, then `refresher run`")
     environ = {"HOME": "/", "FAL_KEY": "k", "A_TOKEN_WITH_QUITE_A_LONG_NAME": "t"}
     assert "ecr" in load(Path("config/refresher.toml"), environ).targets
     assert CANARY not in Path("config/refresher.toml").read_text()
@@ -115,6 +121,8 @@ def test_a_file_of_a_person_is_safe(path: Path, capsys: Printed) -> None:
     """Only what is missing is added, and only when that is asked for."""
     file = Path("refresher.toml")
     file.write_text("# mine\n")
+    assert main(["discover", "p", "--write", "a b.toml"]) == 0
+    assert "`refresher doctor --config 'a b.toml'`" in capsys.readouterr().err
     assert main(["discover", "p", "--write", str(file)]) == 1
     assert "is there already; add what is missing with --merge" in capsys.readouterr().err
     assert file.read_text() == "# mine\n"

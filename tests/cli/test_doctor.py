@@ -94,12 +94,14 @@ def test_a_bad_configuration_is_broken(world: World) -> None:
 
 
 def test_no_configuration_at_all_is_broken(world: World) -> None:
-    """With where it was looked for."""
+    """With where it was looked for, and how to come by one."""
     world.extra["REFRESHER_CONFIG"] = None
     world.config.unlink()
     done = world.cli("doctor")
     assert done.returncode == 1
-    assert "no configuration found: looked for" in " ".join(done.stdout.split())
+    said = " ".join(done.stdout.split())
+    assert "no configuration found: looked for config/refresher.toml, " in said
+    assert "fix: make one with `refresher discover . --write config/refresher.toml`, or" in said
 
 
 def test_an_unknown_target_is_wrong_usage(world: World) -> None:

@@ -146,6 +146,17 @@ def test_a_refresh_says_how_long_it_waits(world: World) -> None:
     assert standing(shown) == ["note: not done in time; `refresher history` will tell", ""]
 
 
+def test_a_slow_check_says_how_long_it_takes(world: World) -> None:
+    """A peer that never answers is waited for 8 s: in silence that would look like a crash."""
+    world.registry.fail(Fault.hang())
+    with watched(world, "doctor") as (process, look):
+        wait_for(lambda: "examining ecr: 2s" in look(), "a third look at the clock")
+        world.registry.mend()
+        world.registry.stop()  # lets go of what hangs
+        assert process.wait(30) == 1
+        assert not any("examining" in line for line in standing(look()))
+
+
 def test_a_password_on_a_terminal_is_noted(world: World) -> None:
     """It was most likely meant for a pipe; standard output is the same."""
     shown, note = on_terminal(world, "token", "ecr")
