@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from refresher.config import schema
 from refresher.config.values import DURATION_PATTERN
+from refresher.daemon import FIXED
 
 Schema = Mapping[str, Any]
 
@@ -38,9 +40,10 @@ References are followed anew at every attempt. A variable that is not set is an 
 (exit 2). A missing file is one for `refresher once` and `refresher config check`; `refresher run`
 starts, shows the target as failing with `config`, and takes the file up when it comes.
 
-The file is read anew when it changes, and at SIGHUP. A file with a problem changes nothing.
-`listen`, `state` and `workers` need a restart; all else applies at once. A target that is taken out
-is no longer kept, and its fal secret stays as it is.
+The file is read anew when it changes, and at SIGHUP; so is a fal project, when one of its
+`pyproject.toml`, Python files or Dockerfiles changes, comes or goes. A file with a problem changes
+nothing. A target that is taken out is no longer kept, and its fal secret stays as it is. All
+applies at once but what needs a restart, which the log then asks for (`config.restart_needed`):
 """
 
 ENVIRONMENT = """\
@@ -55,6 +58,7 @@ ENVIRONMENT = """\
 | `FAL_KEY` | the default of `fal.key` |
 | `FAL_GRPC_HOST` | the default of `fal.host` |
 | `GRPC_DEFAULT_SSL_ROOTS_FILE_PATH` | `daemon.ca_bundle`, for fal alone |
+| `REQUESTS_CA_BUNDLE` | `daemon.ca_bundle`, for the notices of Apprise, which hears this alone |
 | `STATE_DIRECTORY`, `XDG_STATE_HOME` | the folder of the default `daemon.state` |
 | `NO_COLOR` | any value turns colours off |
 
@@ -91,7 +95,7 @@ def page() -> str:
     """The reference."""
     kinds = schema()["$defs"]
     common = _common([kinds[name] for _, name in SOURCES])
-    parts = [INTRODUCTION]
+    parts = [INTRODUCTION, f"{textwrap.fill(', '.join(f'`{key}`' for key in FIXED), 100)}.\n"]
     for name, note in NOTES.items():
         kinds[name]["description"] += note
     parts += [_section(f"## {title}", kinds[name]) for title, name in TABLES]

@@ -72,7 +72,7 @@ COMMANDS: Mapping[str, Schema] = {
     ),
     "check": _object(within=_COUNT, targets=_list("Verdict")),
     "doctor": _object(ok=_FLAG, checks=_list("Check"), targets=_list("Checked")),
-    "config check": _object(file=_TEXT, ok=_FLAG, targets=_COUNT, problems=_NAMES),
+    "config check": _object(file=_TEXT, ok=_FLAG, targets=_COUNT, problems=_NAMES, warnings=_NAMES),
     "discover": _object(
         findings=_list("Finding"),
         targets={"type": "object"},

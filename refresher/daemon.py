@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -24,7 +26,7 @@ from refresher.notify import HEARTBEAT_SECONDS, Heartbeat, Notifier
 #: Seconds that running attempts get to end their stage after SIGTERM; a stage takes 8 at most.
 STOP_SECONDS = CALL_SECONDS + 1.0
 
-#: Seconds between two looks at the config file.
+#: Seconds between two looks at the files of the configuration.
 WATCH_SECONDS = 5.0
 
 #: Seconds of those that notices on their way get.
@@ -36,15 +38,29 @@ _VALUE_SECONDS = 20.0
 _LISTING_SECONDS = 15 * _MINUTE
 
 #: Settings that are read once, at the start.
-_FIXED = ("listen", "state", "workers")
+FIXED = (
+    "daemon.listen",
+    "daemon.state",
+    "daemon.workers",
+    "daemon.ca_bundle",
+    "daemon.log_format",
+    "daemon.fingerprint_key",
+    "google.token_uris",
+    "google.certs_url",
+    "dockerhub.auth_url",
+    "dockerhub.api_url",
+)
+
+#: Time of the last change, inode and size of a file.
+_Stamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the command line adds to the configuration."""
 
-    #: The file that is watched for changes; None where there is none.
-    path: Path | None = None
+    #: The files that are watched for changes, asked anew at each look.
+    watched: Callable[[], Iterable[Path]] = tuple
     #: Publish nothing and remember nothing.
     dry_run: bool = False
 
@@ -67,10 +83,10 @@ class Daemon:
         self._load = load
         self._options = options
         self._clock = clock or SystemClock()
-        self._config = self._read()
+        self._config = self._begun_with = self._read()
         #: Of the last reload, where it was rejected.
         self._config_problem: str | None = None
-        self._seen = _stamp(options.path)
+        self._seen = self._stamps()
         self._watched_at = self._clock.monotonic()
         # A signal handler may put into it at any moment, which an Event's lock would not bear.
         self._calls: SimpleQueue[signal.Signals] = SimpleQueue()
@@ -117,7 +133,7 @@ class Daemon:
         try:
             self._server.start()
             logs.event("daemon.started", version=__version__, url=self.url, **self._numbers())
-            self._warn_if_read_only()
+            self._warn()
             engine.take_up()
             engine.scheduler.start()
             engine.scheduler.every(_STATE_SECONDS, engine.watch_state)
@@ -148,12 +164,26 @@ class Daemon:
             return
         self._metrics.config_read(self._clock.now(), successful=True)
         self._config_problem = None
-        restart = [key for key in _FIXED if _differs(config, self._config, key)]
         self._config = config
         logs.event("config.reloaded", **self._numbers())
-        self._warn_if_read_only()
+        self._warn()
+        restart = [key for key in FIXED if _value(config, key) != _value(self._begun_with, key)]
         if restart:
             logs.warning("config.restart_needed", keys=restart)
+
+    def watch(self) -> None:
+        """Read the configuration anew where one of its files changed; looks every 5 s at most."""
+        now = self._clock.monotonic()
+        if now - self._watched_at < WATCH_SECONDS:
+            return
+        self._watched_at = now
+        before, self._seen = self._seen, self._stamps()
+        if before == self._seen:
+            return
+        self.reload()
+        # What a changed file names is watched from now on, and is no change by itself.
+        after = self._stamps()
+        self._seen = {path: self._seen.get(path, stamp) for path, stamp in after.items()}
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -180,17 +210,13 @@ class Daemon:
         self._engine.scheduler.mind_the_clock()
         if call is signal.SIGUSR1:
             self._engine.control.refresh(list(self._engine.targets), Actor.SIGNAL)
-        if call is signal.SIGHUP or self._config_changed():
+        if call is signal.SIGHUP:
             self.reload()
+        self.watch()
         return True
 
-    def _config_changed(self) -> bool:
-        now = self._clock.monotonic()
-        if now - self._watched_at < WATCH_SECONDS:
-            return False
-        self._watched_at = now
-        before, self._seen = self._seen, _stamp(self._options.path)
-        return before != self._seen
+    def _stamps(self) -> Mapping[Path, _Stamp | None]:
+        return {path: _stamp(path) for path in self._options.watched()}
 
     def _read(self) -> Config:
         config = self._load()
@@ -229,7 +255,10 @@ class Daemon:
         """Whether it listens for this machine alone, which no reload changes."""
         return is_loopback(self._address[0])
 
-    def _warn_if_read_only(self) -> None:
+    def _warn(self) -> None:
+        """Of what works and is most likely not meant so."""
+        for line in notify.warnings(self._config, os.environ):
+            logs.warning("config.doubtful", message=line)
         if self._config.daemon.api_token is None and not self._loopback:
             logs.warning(
                 "api.read_only",
@@ -252,14 +281,12 @@ class Daemon:
         return {"targets": len(self._engine.targets)}
 
 
-def _differs(new: Config, old: Config, key: str) -> bool:
-    return bool(getattr(new.daemon, key) != getattr(old.daemon, key))
+def _value(config: Config, path: str) -> object:
+    return attrgetter(path)(config)
 
 
-def _stamp(path: Path | None) -> tuple[int, ...] | None:
+def _stamp(path: Path) -> _Stamp | None:
     """What changes with the file, through symbolic links; None while it is away."""
-    if path is None:
-        return None
     try:
         stat = path.stat()
     except OSError:

@@ -65,7 +65,8 @@ def run(
         path = world.directory / "refresher.toml"
         world.write_config(path, kinds=STATIC_SECRETS, listen=listen, policy=pace.policy)
         story = _Story(echo, pace)
-        daemon = Daemon(lambda: load(path, os.environ), Options(path), observers=[story.attempt])
+        watched = Options(watched=lambda: [path])
+        daemon = Daemon(lambda: load(path, os.environ), watched, observers=[story.attempt])
         story.begin(daemon.url, seconds)
         watch, expiry = Watch(world), Expiry(world, pace, story.aside)
         watching = partial(watch.run, seconds, daemon.stop)

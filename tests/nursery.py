@@ -86,7 +86,9 @@ def _live(path: Path, point: str) -> NoReturn:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     logs.configure("json", stream=sys.stderr)
     observers = [_die] if point == RECORDED else []
-    daemon = Daemon(lambda: config.load(path, os.environ), Options(path=path), observers=observers)
+    daemon = Daemon(
+        lambda: config.load(path, os.environ), Options(watched=lambda: [path]), observers=observers
+    )
     with daemon.signals():
         daemon.run()
     sys.exit(0)

@@ -305,7 +305,7 @@ def life(clock: ManualClock, peers: Peers, tmp_path: Path) -> Iterator[Life]:
     attempts: list[Attempt] = []
     daemon = Daemon(
         lambda: config.load(path, os.environ),
-        Options(path),
+        Options(watched=lambda: [path]),
         clock,
         observers=[lambda _target, _status, attempt: attempts.append(attempt)],
     )

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 
@@ -28,6 +28,7 @@ from refresher.notify import Heartbeat, Kind, Notice, Notifier, news, send, told
 from refresher.notify.lane import LONGEST_QUEUE, RETRY_SECONDS, Lane
 from refresher.references import Reference
 from refresher.refresh import Refresher
+from refresher.sandbox.certificates import authority
 from refresher.sandbox.http import Fault, Request, Response, StandIn
 from refresher.state import SqlStore
 from tests.script import Bench
@@ -573,7 +574,8 @@ secret = "AWS_ECR_PASSWORD"
 
 
 def config(text: str = CONFIG) -> Config:
-    return parse(text, "refresher.toml", {"FAL_KEY": "id:secret", "NOTIFY_URL": "json://x"})
+    environ = {"FAL_KEY": "id:secret", "NOTIFY_URL": "json://x", "BEAT": "x"}
+    return parse(text, "refresher.toml", environ)
 
 
 def test_without_the_extra_a_configured_url_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -587,6 +589,21 @@ def test_without_the_extra_a_configured_url_is_an_error(monkeypatch: pytest.Monk
         ' install "refresher[notify]"'
     )
     notify.require(config(CONFIG.replace("notify =", "#notify =")))
+
+
+def test_an_authority_of_ones_own_is_the_environments(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clock: ManualClock
+) -> None:
+    """Apprise takes no bundle as an argument; it hears the variable that SECURITY.md names."""
+    certificates = authority(tmp_path / "tls", datetime.now(UTC))
+    with Receiver(certificates=certificates) as receiver:
+        url = reference(tmp_path / "url", receiver.notify_url.replace("json:", "jsons:"))
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+        with pytest.raises(Unavailable):
+            send(url, notify.TEST)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificates.ca_file))
+        send(url, notify.TEST)
+        assert receiver.titles == [notify.TEST.title]
 
 
 @pytest.mark.slow
@@ -753,3 +770,25 @@ def test_a_daemon_tells_of_a_refusal_and_of_its_end(receiver: Receiver) -> None:
         assert kinds == ["failure", "success"]
         assert 'refresher_notifications_total{outcome="sent"} 2.0' in metrics
         assert CANARY not in run.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("url", "doubtful"),
+    [
+        ("http://beats.test/x", True),
+        ("http://192.168.1.7:8000/x", True),
+        ("HTTP://beats.test/x", True),
+        ("https://beats.test/x", False),
+        ("http://127.0.0.1:1/x", False),
+        ("http://[::1]/x", False),
+        ("http://localhost/x", False),
+        ("http://[/x", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_a_heartbeat_that_others_can_read_is_doubtful(url: str | None, doubtful: bool) -> None:
+    """Plain HTTP beyond this machine; what is no URL at all each beat tells."""
+    environ = {} if url is None else {"BEAT": url}
+    beating = config(CONFIG.replace("notify =", 'heartbeat_url = { env = "BEAT" }\n#notify ='))
+    assert bool(notify.warnings(beating, environ)) is doubtful

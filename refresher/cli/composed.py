@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refresher import logs
-from refresher.cli.settings import Settings
+from refresher.cli.settings import SEARCHED, Settings
 from refresher.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ class Reader:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._unread: frozenset[str] | None = None
+        self._read: tuple[Path, ...] = ()
 
     def __call__(self) -> Config:
         """Raises `ConfigError`, also where a file of the project cannot be read any more."""
@@ -26,9 +29,21 @@ class Reader:
         if project is None:
             return self._settings.load("environment")
         composed = self._settings.compose(project, "environment")
+        self._read = composed.discovery.read
         self._refuse_worse(composed)
         self._tell(composed)
         return composed.config
+
+    def watched(self) -> Iterator[Path]:
+        """The files whose change, coming or going changes the configuration: its own, those of
+        the project, and what those name."""
+        from refresher.discovery import sources
+
+        named, project = self._settings.named_path, self._settings.project
+        yield from SEARCHED if named is None else (named,)
+        if project is not None:
+            yield from sources(project)
+            yield from self._read
 
     def _refuse_worse(self, composed: Composed) -> None:
         """A file that is broken while it is edited must not take targets away."""

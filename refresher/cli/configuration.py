@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from refresher.cli import options
 from refresher.cli.exits import Exit
-from refresher.cli.output import say, say_json
+from refresher.cli.output import note, say, say_json
 from refresher.cli.settings import Settings
 from refresher.errors import ConfigError
 
@@ -31,27 +32,41 @@ def config() -> None:
 def check(settings: Settings, as_json: bool) -> Exit:
     """List every problem of the configuration, or say that it is good."""
     path = settings.file or settings.project
-    count, problems = _checked(settings)
+    verdict = _checked(settings)
     if as_json:
-        say_json(
-            {"file": str(path), "ok": not problems, "targets": count, "problems": list(problems)}
-        )
-    elif problems:
-        raise ConfigError(*problems)
-    else:
-        say(f"ok: {path}, {count} target{'' if count == 1 else 's'}")
-    return Exit.USAGE if problems else Exit.GOOD
+        say_json({"file": str(path), "ok": not verdict.problems, **asdict(verdict)})
+        return Exit.USAGE if verdict.problems else Exit.GOOD
+    for warning in verdict.warnings:
+        note(f"warning: {warning}")
+    if verdict.problems:
+        raise ConfigError(*verdict.problems)
+    say(f"ok: {path}, {verdict.targets} target{'' if verdict.targets == 1 else 's'}")
+    return Exit.GOOD
 
 
-def _checked(settings: Settings) -> tuple[int, tuple[str, ...]]:
-    """How many targets there are, and the problems that any part finds."""
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What there is to say of a configuration."""
+
+    #: How many there are.
+    targets: int
+    #: What any part finds that cannot be used.
+    problems: tuple[str, ...]
+    #: What works, and is most likely not meant so.
+    warnings: tuple[str, ...] = ()
+
+
+def _checked(settings: Settings) -> _Verdict:
+    from refresher import notify
+
     problems = _problems(lambda: settings.load("files"))
     try:
         config = settings.load("nothing")
     except ConfigError:
-        return 0, problems
+        return _Verdict(0, problems)
     found = problems + _problems(lambda: _build(config))
-    return len(config.targets), tuple(dict.fromkeys(found))
+    warnings = notify.warnings(config, settings.environ)
+    return _Verdict(len(config.targets), tuple(dict.fromkeys(found)), tuple(warnings))
 
 
 def _build(config: Config) -> None:

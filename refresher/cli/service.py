@@ -36,9 +36,9 @@ def run(settings: Settings, dry_run: bool) -> Exit:
 
     config = settings.load("environment")
     logs.configure(config.daemon.log_format, debug=settings.debug)
-    chosen = Options(path=settings.watched, dry_run=dry_run)
+    read = Reader(settings)
     with misconfiguration():
-        daemon = Daemon(Reader(settings), chosen)
+        daemon = Daemon(read, Options(watched=read.watched, dry_run=dry_run))
     with daemon.signals():
         daemon.run()
     return Exit.GOOD

@@ -87,14 +87,6 @@ class Settings:
         """
         return self.path if self.project is None else self.named_path or _found()
 
-    @property
-    def watched(self) -> Path:
-        """What is read anew when it changes. Raises `ConfigError` where there is nothing."""
-        if self.project is None:
-            return self.path
-        folder = self.project.is_dir()
-        return self.file or (self.project / "pyproject.toml" if folder else self.project)
-
     def load(self, follow: Follow) -> Config:
         """The configuration. Raises `ConfigError`."""
         from refresher.config import load

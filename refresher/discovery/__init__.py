@@ -18,7 +18,7 @@ writing     targets -> a commented configuration file
 
 from refresher.discovery.composing import Composed, compose
 from refresher.discovery.findings import Discovery, Finding, Problem, Target
-from refresher.discovery.reading import discover
+from refresher.discovery.reading import discover, sources
 from refresher.discovery.writing import Written, merge, variables, write
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "compose",
     "discover",
     "merge",
+    "sources",
     "variables",
     "write",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 #: Keys and values as the configuration writes them.
@@ -61,6 +62,8 @@ class Use:
     password: Password
     #: Images of the app, on this registry or on another.
     images: tuple[str, ...] = ()
+    #: The Dockerfile that the images are from, there or not; None where they are from none.
+    dockerfile: Path | None = None
     #: Why fal cannot take it as it is written, in words; else empty.
     flaw: str = ""
 
@@ -123,6 +126,8 @@ class Discovery:
     #: In the order of their first finding.
     targets: tuple[Target, ...] = ()
     problems: tuple[Problem, ...] = ()
+    #: Every file that was looked at, or would have been were it there.
+    read: tuple[Path, ...] = ()
 
     @property
     def unkept(self) -> list[Finding]:

@@ -29,7 +29,8 @@ def uses(raw: bytes, file: str, folder: Path) -> Iterator[Use]:
     rows = _rows(text)
     for app, settings in _table(document, *_APPS).items():
         image = _table(settings, "image")
-        images = _images(image, folder)
+        dockerfile = _dockerfile(image, folder)
+        images = _images(image, dockerfile)
         for keys, login in _logins((), _table(image, "registries")):
             path = (*_APPS, app, "image", "registries", *keys)
             yield Use(
@@ -39,6 +40,7 @@ def uses(raw: bytes, file: str, folder: Path) -> Iterator[Use]:
                 username=_string(login.get("username")),
                 password=password_of(login.get("password")),
                 images=images,
+                dockerfile=dockerfile,
                 flaw=_cut(keys),
             )
 
@@ -89,12 +91,16 @@ def _string(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _images(image: dict[str, Any], folder: Path) -> tuple[str, ...]:
+def _dockerfile(image: dict[str, Any], folder: Path) -> Path | None:
+    named = _string(image.get("dockerfile"))
+    return None if named is None else folder / named
+
+
+def _images(image: dict[str, Any], dockerfile: Path | None) -> tuple[str, ...]:
     named = _string(image.get("image"))
     if named is not None:
         return (named,)
-    dockerfile = _string(image.get("dockerfile"))
-    return () if dockerfile is None else images_in(folder / dockerfile)
+    return () if dockerfile is None else images_in(dockerfile)
 
 
 # --- lines, which tomllib does not tell ---------------------------------------------------------

@@ -32,7 +32,21 @@ def discover(project: Path) -> Discovery:
         except Unreadable as error:
             problems.append(Problem(found.name(path), str(error)))
     findings, targets = plan(uses)
-    return Discovery(findings, targets, tuple(sorted(problems, key=str)))
+    dockerfiles = (use.dockerfile for use in uses if use.dockerfile is not None)
+    return Discovery(
+        findings,
+        targets,
+        tuple(sorted(problems, key=str)),
+        read=tuple(dict.fromkeys((*found.files, *library.paths, *dockerfiles))),
+    )
+
+
+def sources(project: Path) -> list[Path]:
+    """The files that `discover` would begin with now; none where there is no such project."""
+    try:
+        return _walk(project).files
+    except ConfigError:
+        return []
 
 
 def _walk(project: Path) -> Walk:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
@@ -130,6 +130,11 @@ class Library:
     def __init__(self, walk: Walk) -> None:
         self.walk = walk
         self._modules: dict[Path, Module | None] = {}
+
+    @property
+    def paths(self) -> Iterable[Path]:
+        """The modules that were asked for."""
+        return self._modules.keys()
 
     def parse(self, path: Path, raw: bytes) -> Module:
         """A module from its bytes. Raises `Unreadable`."""

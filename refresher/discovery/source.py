@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from refresher.discovery.constants import UNKNOWN, Entries, Entry, merged, value_of
@@ -116,12 +117,13 @@ class _Reader(ast.NodeVisitor):
         if given is None:
             return
         name = app or self._module.path.stem
-        images = self._images(node, keywords)
+        dockerfile, images = self._images(node, keywords)
         if not isinstance(given.value, dict):
             self.found.append(Use(name, given.place, None, None, COMPUTED, images))
             return
         for key, entry in given.value.items():
-            self.found.append(_use(name, key, entry, images))
+            use = _use(name, key, entry, images)
+            self.found.append(replace(use, dockerfile=dockerfile))
 
     def _keywords(self, node: ast.Call) -> Entries:
         """The arguments by name, those in `**DICTIONARY` as well."""
@@ -143,14 +145,17 @@ class _Reader(ast.NodeVisitor):
         value = value_of(node, self._scope)
         return Entry(value, Place(self._module.file, node.lineno))
 
-    def _images(self, node: ast.Call, keywords: Entries) -> tuple[str, ...]:
+    def _images(self, node: ast.Call, keywords: Entries) -> tuple[Path | None, tuple[str, ...]]:
+        """What the image starts from, and the file that says so, if it is one."""
         texts = [keywords[name].value for name in _TEXTS if name in keywords]
         texts += [value_of(argument, self._scope) for argument in node.args[:1]]
         text = next((text for text in texts if isinstance(text, str)), None)
         if text is None:
-            return ()
-        of_file = isinstance(node.func, ast.Attribute) and node.func.attr == "from_dockerfile"
-        return images_in(self._dockerfile(text)) if of_file else images_of(text)
+            return None, ()
+        if not (isinstance(node.func, ast.Attribute) and node.func.attr == "from_dockerfile"):
+            return None, images_of(text)
+        dockerfile = self._dockerfile(text)
+        return dockerfile, images_in(dockerfile)
 
     def _dockerfile(self, path: str) -> Path:
         """fal takes it from where it is run, which is the project's folder as a rule."""

@@ -8,7 +8,7 @@ heartbeat   tells a dead man's switch that all is well
 """
 
 from refresher.notify.apprise import require, scheme, send
-from refresher.notify.heartbeat import HEARTBEAT_SECONDS, Heartbeat
+from refresher.notify.heartbeat import HEARTBEAT_SECONDS, Heartbeat, warnings
 from refresher.notify.lane import Outcome
 from refresher.notify.news import TEST, Kind, Notice, news, told, troubles
 from refresher.notify.notifier import Notifier
@@ -27,4 +27,5 @@ __all__ = [
     "send",
     "told",
     "troubles",
+    "warnings",
 ]

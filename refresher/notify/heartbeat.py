@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from http.client import HTTPException
 from pathlib import Path
@@ -16,6 +16,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from refresher import __version__, logs
+from refresher.config import Config, is_loopback
 from refresher.deadline import CALL_SECONDS, within
 from refresher.errors import Failure, Misconfigured, TimedOut, TlsFailure, Unavailable
 from refresher.model import SecretValue
@@ -27,6 +28,20 @@ HEARTBEAT_SECONDS = 60.0
 
 #: Lines of a body at most: the service keeps 100 kB of it.
 _MOST_LINES = 100
+
+
+def warnings(config: Config, environ: Mapping[str, str]) -> list[str]:
+    """A line where the heartbeat can be read and forged on its way; none while it has no URL."""
+    reference = config.daemon.heartbeat_url
+    if reference is None:
+        return []
+    try:
+        parts = urlsplit(reference.read(environ).reveal())
+        exposed = parts.scheme == "http" and not is_loopback(parts.hostname or "")
+    except (Misconfigured, ValueError):  # of which each beat tells
+        return []
+    problem = "is plain HTTP to another machine, where it can be read and forged; use https://"
+    return [config.problem("daemon.heartbeat_url", problem)] if exposed else []
 
 
 class Heartbeat:

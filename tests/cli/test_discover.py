@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 
 import pytest
 
 from refresher.cli.app import main
-from refresher.cli.settings import Settings
 from refresher.config import load
 from tests.discovery.projects import CANARY, ECR, project, table
 from tests.world import REGISTRY, World, wait_for
@@ -166,19 +164,6 @@ def test_commands_live_on_a_project_alone(
     assert "nowhere: no such fal project" in capsys.readouterr().err
 
 
-def test_what_is_watched_is_the_file_else_the_project(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One of them is always there to be edited."""
-    monkeypatch.chdir(project(tmp_path, {"p/app.py": ""}))
-    alone = Settings(fal_project=Path("p"), environ={})
-    assert (alone.file, alone.watched) == (None, Path("p/pyproject.toml"))
-    assert Settings(fal_project=Path("p/app.py"), environ={}).watched == Path("p/app.py")
-    project(tmp_path, {"refresher.toml": ""})
-    refined = Settings(environ={"REFRESHER_FAL_PROJECT": "p"})
-    assert refined.file == refined.watched == Path("refresher.toml")
-
-
 def test_once_lives_on_a_project_alone(world: World) -> None:
     """Its credential comes from the variable that is called as the secret."""
     folder = project(world.directory / "p", {"pyproject.toml": LOCAL})
@@ -223,18 +208,16 @@ def test_run_keeps_what_a_project_uses_and_a_file_refines(world: World) -> None:
 
 
 def test_a_file_that_breaks_while_it_is_edited_takes_nothing_away(world: World) -> None:
-    """The reload is refused; once it can be read again, it counts."""
+    """The reload is refused; once it can be read again, it counts, by itself."""
     folder = project(world.directory / "p", {"a/pyproject.toml": LOCAL, "b.py": "registries = ("})
     world.extra = {"LOCAL_TOKEN": "value"}
     with world.daemon("--fal-project", str(folder)) as running:
         assert len(running.lines("discovery.unread")) == 1
         project(folder, {"a/pyproject.toml": "[tool.fal"})
-        running.process.send_signal(signal.SIGHUP)
         wait_for(lambda: running.lines("config.rejected"), "a refusal")
         (refused,) = running.lines("config.rejected")
         assert refused["message"].startswith("a/pyproject.toml: not read: not TOML")
         assert len(world.json("status")["targets"]) == 2
         project(folder, {"a/pyproject.toml": "[tool.fal]\n"})
-        running.process.send_signal(signal.SIGHUP)
         wait_for(lambda: running.lines("config.reloaded"), "a reload")
         assert len(world.json("status")["targets"]) == 1

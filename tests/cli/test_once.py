@@ -175,6 +175,19 @@ def test_a_good_configuration_is_ok(world: World) -> None:
     assert done.stdout == f"ok: {world.config}, 2 targets\n"
 
 
+def test_what_works_and_is_doubtful_is_told_as_well(world: World) -> None:
+    """It is no problem: the exit code stays, and the value is not shown."""
+    text = world.config.read_text()
+    world.config.write_text(text.replace("[daemon]", '[daemon]\nheartbeat_url = { env = "BEAT" }'))
+    world.extra["BEAT"] = "http://beats.test/canary-91b0"
+    done = world.cli("config", "check")
+    assert done.returncode == 0
+    assert done.stderr.startswith(f"warning: {world.config}: daemon.heartbeat_url: is plain HTTP")
+    assert "canary" not in done.stdout + done.stderr
+    told = world.json("config", "check")
+    assert (told["ok"], len(told["warnings"])) == (True, 1)
+
+
 def test_every_problem_is_told_whoever_finds_it(world: World) -> None:
     """A variable, a file and an ECR host that is none are found by three different parts."""
     world.configure(

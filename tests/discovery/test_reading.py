@@ -83,6 +83,25 @@ def test_a_project_that_is_not_there_is_an_error(tmp_path: Path, name: str) -> N
         discover(tmp_path / name)
 
 
+def test_every_file_that_was_read_is_told(tmp_path: Path) -> None:
+    """Whoever watches a project watches what its files name as well, there or not."""
+    images = {"a": "Dockerfile.gpu", "b": "nowhere/Dockerfile"}
+    tables = "".join(
+        table(ECR, "$AWS_ECR_PASSWORD", image=f'dockerfile = "{file}"', name=app)
+        for app, file in images.items()
+    )
+    maker = GOOD.replace("_str", "").replace("FROM scratch", "python.docker")
+    found = discover(project(tmp_path, {"p/pyproject.toml": tables, "p/app.py": maker}) / "p")
+    assert {path.relative_to(tmp_path / "p").as_posix() for path in found.read} == {
+        *("pyproject.toml", "app.py", "python.docker"),
+        *images.values(),
+    }
+    single = app("REG", before="from conf import REG\nfrom other import nothing\n")
+    project(tmp_path, {"q/app.py": single, "q/conf.py": "REG = {}", "q/other.py": ""})
+    beside = discover(tmp_path / "q" / "app.py").read
+    assert [path.name for path in beside] == ["app.py", "conf.py"]
+
+
 def test_nothing_is_imported_and_nothing_is_run(tmp_path: Path) -> None:
     """A project is somebody else's code."""
     trap = 'raise SystemExit("it was run")\n'
