@@ -102,7 +102,7 @@ class Condition(StrEnum):
 
     GOOD = "good"
     URGENT = "urgent"
-    #: Expired, refused, or urgent and failing.
+    #: Expired, refused, urgent and failing, or never published and failing.
     BAD = "bad"
 
 

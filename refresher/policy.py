@@ -15,6 +15,7 @@ from refresher.model import (
     HeldCredential,
     Life,
     Policy,
+    SecretRef,
     SecretStatus,
     SourceValue,
     Status,
@@ -30,6 +31,9 @@ _MAX_DOUBLINGS = 6
 
 #: Targets that resume at once after a restart before they are spread, per second.
 _RESUME_RATE = 1.0
+
+#: Failures in a row that a beginning may have, some three minutes: a network that comes up late.
+_BEGINNING_FAILURES = 10
 
 # A reason that asks for nothing newer than what is in hand, whatever its age.
 _REUSING = frozenset({DueReason.CHECK, DueReason.RETRY, DueReason.DRIFTED})
@@ -383,7 +387,22 @@ def condition(target: Target, status: Status, now: datetime) -> Condition | None
         return Condition.BAD
     if where is Life.URGENT:
         return Condition.BAD if status.consecutive_failures else Condition.URGENT
+    if _cannot_begin(target, status):
+        return Condition.BAD
     return None if works is None else Condition.GOOD
+
+
+def _cannot_begin(target: Target, status: Status) -> bool:
+    """Whether a secret was never published, and that is not about to pass by itself."""
+    if status.last_failure is None or not unpublished(target, status):
+        return False
+    for_a_person = status.last_failure.reason in _FOR_A_PERSON
+    return status.consecutive_failures >= (1 if for_a_person else _BEGINNING_FAILURES)
+
+
+def unpublished(target: Target, status: Status) -> list[SecretRef]:
+    """The secrets of the target that we have never written."""
+    return [ref for ref in target.secrets if status.secret(ref).fingerprint is None]
 
 
 def warning(target: Target, status: Status, now: datetime) -> timedelta | None:

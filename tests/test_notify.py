@@ -22,7 +22,15 @@ import structlog
 from refresher import logs, notify
 from refresher.clock import ManualClock
 from refresher.config import Config, parse
-from refresher.errors import ConfigError, Unauthorized, Unavailable
+from refresher.errors import (
+    ConfigError,
+    Failure,
+    Forbidden,
+    InvalidCredential,
+    Misconfigured,
+    Unauthorized,
+    Unavailable,
+)
 from refresher.model import Condition, DueReason, Outcome, Status, Target
 from refresher.notify import Heartbeat, Kind, Notice, Notifier, news, send, told
 from refresher.notify.lane import LONGEST_QUEUE, RETRY_SECONDS, Lane
@@ -31,6 +39,7 @@ from refresher.refresh import Refresher
 from refresher.sandbox.certificates import authority
 from refresher.sandbox.http import Fault, Request, Response, StandIn
 from refresher.state import SqlStore
+from tests.conftest import NOON
 from tests.script import Bench
 from tests.world import World, wait_for
 
@@ -239,6 +248,96 @@ def test_a_parked_target_is_no_news(bench: Bench) -> None:
     notice = news(target, replace(status, paused=True), now)
     assert notice is not None
     assert "refresher resume ecr" in notice.text
+
+
+# --- what never began --------------------------------------------------------------------------
+
+
+def test_a_beginning_that_fails_is_told(bench: Bench) -> None:
+    """What only a person can mend at once: nobody else would ever hear that nothing stands."""
+    target = bench.target(environments=("main", "staging"))
+    bench.issuer.failure = Forbidden("GetAuthorizationToken refused")
+    bench.attempt(target)
+    notice = news(target, bench.status(target), bench.clock.now())
+    assert notice == Notice(
+        target="ecr",
+        kind=Kind.BAD,
+        title="refresher: ecr is bad: nothing was ever published to AWS_ECR_PASSWORD (main),"
+        " AWS_ECR_PASSWORD (staging): its attempts fail",
+        text="Secrets: AWS_ECR_PASSWORD (main), AWS_ECR_PASSWORD (staging), for registry.test.\n"
+        "State: unknown. Ends: unknown.\n"
+        "Last success: none.\n"
+        "Last accepted by the registry: never.\n"
+        "Last failure: 2026-11-23 12:00 UTC, 1 in a row.\n"
+        "Cause: source/forbidden: GetAuthorizationToken refused\n"
+        "What to do: Mend what the cause names; it is then picked up by itself.",
+    )
+
+
+def test_a_beginning_that_may_pass_by_itself_is_told_after_minutes(bench: Bench) -> None:
+    """A network that comes up late is no news, one that stays away is."""
+    target = bench.target()
+    bench.issuer.failure = Unavailable("AWS is away")
+    began = bench.clock.now()
+    kinds = []
+    for _ in range(10):
+        bench.attempt(target, DueReason.RETRY)
+        kinds.append(kind_of(target, bench.status(target), bench.clock))
+        last = bench.clock.now()
+        bench.clock.advance(bench.status(target).next_attempt_at - last)
+    assert kinds == [None] * 9 + [Kind.BAD]
+    assert MINUTE < last - began < 5 * MINUTE
+
+
+def test_a_cause_that_changes_is_not_told_anew(bench: Bench) -> None:
+    """Neither as bad nor as good: only a credential that stands is."""
+    target = bench.target()
+    bench.issuer.failure = Forbidden("refused")
+    bench.attempt(target)
+    bench.store.update(target.name, lambda old: told(target, old or bench.adopt(target), NOON))
+    bench.issuer.failure = Unavailable("AWS is away")
+    bench.attempt(target, DueReason.RETRY)
+    assert bench.status(target).told is Condition.BAD
+    assert news(target, bench.status(target), bench.clock.now()) is None
+    bench.issuer.failure = None
+    bench.attempt(target, DueReason.RETRY)
+    assert kind_of(target, bench.status(target), bench.clock) is Kind.GOOD
+
+
+def test_one_environment_that_never_began_is_told(bench: Bench) -> None:
+    """The other one is good, and the notice names the one that is not."""
+    target = bench.target(environments=("main", "staging"))
+    bench.vault.failures["staging"] = Forbidden("environment staging is not yours")
+    bench.attempt(target)
+    notice = news(target, bench.status(target), bench.clock.now())
+    assert notice is not None
+    assert "nothing was ever published to AWS_ECR_PASSWORD (staging)" in notice.title
+    assert notify.troubles({"ecr": target}, {"ecr": bench.status(target)}, NOON) == [
+        "ecr: nothing was ever published to AWS_ECR_PASSWORD (staging): its attempts fail"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (Unauthorized("wrong password"), "Make a new credential"),
+        (InvalidCredential("is cut off"), "Make a new credential"),
+        (Misconfigured("cannot read token: No such file"), "Mend what the cause names"),
+        (Unavailable("DNS"), "Nothing, unless it lasts"),
+    ],
+)
+def test_what_a_person_gave_is_doubted_only_where_it_is_at_fault(
+    bench: Bench, failure: Failure, words: str
+) -> None:
+    """Of a token that was never tried nobody says that it is to be made anew."""
+    bench.issuer.renewable = False
+    bench.issuer.failure = failure
+    target = bench.target()
+    for _ in range(10):
+        bench.attempt(target, DueReason.RETRY)
+    notice = news(target, bench.status(target), bench.clock.now())
+    assert notice is not None
+    assert f"What to do: {words}" in notice.text
 
 
 # --- once --------------------------------------------------------------------------------------

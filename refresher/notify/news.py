@@ -27,6 +27,10 @@ _WAITING_HELPS = frozenset(
 )
 
 
+#: Reasons that speak against the value itself.
+_NO_GOOD = frozenset({FailureReason.UNAUTHORIZED, FailureReason.INVALID_CREDENTIAL})
+
+
 class Kind(StrEnum):
     """What a notice is about."""
 
@@ -89,7 +93,7 @@ def told(target: Target, status: Status, now: datetime) -> Status:
 def troubles(
     targets: Mapping[str, Target], statuses: Mapping[str, Status], now: datetime
 ) -> list[str]:
-    """A line for each enabled target that is expired, refused, or urgent and failing."""
+    """A line for each enabled target that is bad: for the heartbeat."""
     rows = [(target, statuses.get(name)) for name, target in targets.items() if target.enabled]
     return [
         f"{target.name}: {_standing(target, status, now)}"
@@ -123,6 +127,8 @@ def _standing(target: Target, status: Status, now: datetime) -> str:
         return f"{target.registry.host} refuses its credential"
     if policy.life(target, status, now) is Life.EXPIRED:
         return f"its credential expired at {ends_at}"
+    if nothing := policy.unpublished(target, status):
+        return f"nothing was ever published to {', '.join(map(str, nothing))}: its attempts fail"
     if status.consecutive_failures:
         return f"its attempts fail and its credential ends at {ends_at}"
     return f"its credential ends at {ends_at}"
@@ -159,7 +165,7 @@ def _advice(target: Target, status: Status, kind: Kind) -> str:
     if status.paused:
         return f"Run `refresher resume {target.name}`: while paused it is not kept."
     failure = status.last_failure
-    if not target.renewable and (failure is None or failure.stage is not Stage.PUBLISH):
+    if _needs_a_new_credential(target, status):
         return (
             f"Make a new credential and put it where targets.{target.name} reads it;"
             " a file is read again by itself, a variable after a restart."
@@ -169,3 +175,13 @@ def _advice(target: Target, status: Status, kind: Kind) -> str:
     if failure.reason in _WAITING_HELPS:
         return "Nothing, unless it lasts: it is retried by itself. Then see network and proxy."
     return "Mend what the cause names; it is then picked up by itself."
+
+
+def _needs_a_new_credential(target: Target, status: Status) -> bool:
+    """Whether a person has to make one: what stands is at its end, or what is there is no good."""
+    failure = status.last_failure
+    if target.renewable or (failure is not None and failure.stage is Stage.PUBLISH):
+        return False
+    if failure is None or not policy.unpublished(target, status):
+        return True
+    return failure.reason in _NO_GOOD
