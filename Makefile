@@ -58,10 +58,13 @@ peers:
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-header --no-annotate --no-emit-index-url
 
-lock: ## resolve the dependencies anew; needs uv
+lock: ## resolve the dependencies anew, and list their licences; needs uv
 	$(LOCK) pyproject.toml --all-extras --output-file requirements/runtime.lock
 	$(LOCK) pyproject.toml --all-extras --group dev --output-file requirements/dev.lock
 	$(LOCK) --group pyproject.toml:fal --output-file requirements/fal.lock
+	$(MAKE) setup  # the list is read off what is installed
+	$(BIN)/python requirements/generate_licences.py > requirements/licences.md.new
+	mv requirements/licences.md.new requirements/licences.md
 
 build: .venv/.done ## wheel and sdist
 	$(BIN)/hatchling build

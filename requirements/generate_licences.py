@@ -1,6 +1,6 @@
 """Writes requirements/licences.md to standard output: the licence of each locked dependency.
 
-python requirements/generate_licences.py > requirements/licences.md
+`make lock` does, with what it has just locked and installed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def licence(name: str) -> str:
     try:
         found = distribution(name)
     except PackageNotFoundError:
-        return _ELSEWHERE[name]
+        if name in _ELSEWHERE:
+            return _ELSEWHERE[name]
+        raise SystemExit(f"{name} is locked and not installed; see _ELSEWHERE") from None
     said = _said(found)
     return _SPDX.get(said, said)
 

@@ -34,11 +34,37 @@ def test_each_dependency_is_pinned_to_its_hashes(lock: Path) -> None:
         assert "://" not in entry
 
 
+def generated(script: Path) -> subprocess.CompletedProcess[str]:
+    """What the list would be now."""
+    command = [sys.executable, str(script)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_what_is_locked_anew_is_listed_anew() -> None:
+    """`make lock` ends with the list, of what it has installed by then."""
+    done = subprocess.run(
+        ["make", "--dry-run", "lock"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    steps = ("dev.lock", "fal.lock", "make setup", "generate_licences.py > ", "mv requirements/")
+    places = [done.stdout.rindex(step) for step in steps]
+    assert places == sorted(places)
+    assert done.stdout.rstrip().endswith(" requirements/licences.md")
+
+
+def test_a_package_without_a_licence_stops_the_list(tmp_path: Path) -> None:
+    """Its name is said; a list with a hole in it is never written."""
+    script = tmp_path / "generate_licences.py"
+    script.write_text((LOCKS / script.name).read_text())
+    (tmp_path / "runtime.lock").write_text("certifi==1\nno-such-package==1\n")
+    done = generated(script)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("no-such-package is locked and not installed")
+
+
 def test_licences_are_listed_and_let_us() -> None:
     """The list is that of the lock, generated, and holds no licence that asks more of a user."""
-    command = [sys.executable, str(LOCKS / "generate_licences.py")]
     page = (LOCKS / "licences.md").read_text()
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == page
+    assert generated(LOCKS / "generate_licences.py").stdout == page
 
     listed = dict(re.findall(r"^\| ([a-z0-9._-]+) \| (.+) \|$", page, re.MULTILINE))
     other = {
