@@ -23,6 +23,11 @@ FAL_ACCOUNTS = 10
 #: has found its size after some more.
 FIRST = 5_000
 
+#: By how much what a process holds may be more than it was: its memory by that share; what comes
+#: and goes at any moment, a thread for a call, a descriptor of a request for a page, by so many.
+MEMORY_GROWTH = 0.05
+SPARE = {"threads": 2, "descriptors": 3, "channels": 0}
+
 #: Seconds between two triggers: at every tick all targets are due.
 _TRIGGER_SECONDS = 0.4
 #: Without a write for so long all is quiet.
@@ -40,6 +45,16 @@ class Footprint:
     descriptors: int
     #: Connections to fal, which is one for each channel.
     channels: int
+
+    def beyond(self, first: Footprint) -> list[str]:
+        """What grew since `first` by more than comes and goes; empty where all is flat."""
+        memory = self.resident_bytes > first.resident_bytes * (1 + MEMORY_GROWTH)
+        counts = (
+            name
+            for name, spare in SPARE.items()
+            if getattr(self, name) > getattr(first, name) + spare
+        )
+        return [*(["memory"] if memory else []), *counts]
 
 
 def soak(refreshes: int, seconds: float) -> tuple[Footprint, Footprint, float]:
