@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from refresher import record
 from refresher.clock import Clock
@@ -27,12 +28,17 @@ class Control:
 
         A target whose last wish still waits answers with that attempt's id.
         """
-        now = self.clock.now()
-        wishes = {
-            name: Trigger(uuid.uuid4().hex, now, actor, retry_refused=retry_refused)
-            for name in names
-        }
-        return {name: self._wish(name, trigger) for name, trigger in wishes.items()}
+        now, targets = self.clock.now(), self.targets()
+        answers: dict[str, str] = {}
+
+        def wish(target: Target, status: Status | None) -> Status:
+            trigger = Trigger(uuid.uuid4().hex, now, actor, retry_refused=retry_refused)
+            wished = record.forced(status or record.adopted(target, None, now), trigger)
+            answers[target.name] = (wished.trigger or trigger).id
+            return wished
+
+        self.store.update_many({name: partial(wish, targets[name]) for name in names})
+        return answers
 
     def pause(self, name: str) -> Status:
         """Stop keeping a target until `resume`; what stands in fal is left alone."""
@@ -42,10 +48,6 @@ class Control:
         """Keep it again, with a look at once."""
         now = self.clock.now()
         return self._change(name, lambda status: replace(status, paused=False, next_attempt_at=now))
-
-    def _wish(self, name: str, trigger: Trigger) -> str:
-        status = self._change(name, lambda status: record.forced(status, trigger))
-        return status.trigger.id if status.trigger is not None else trigger.id
 
     def _change(self, name: str, change: Callable[[Status], Status]) -> Status:
         target, now = self.targets()[name], self.clock.now()

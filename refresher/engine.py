@@ -31,6 +31,7 @@ from refresher.model import (
 from refresher.publish.fal import FalPublisher
 from refresher.refresh import Refresher
 from refresher.scheduler import Scheduler, adopt, close_orphans, resume
+from refresher.sharing import Sharing
 from refresher.state import SqlStore
 from refresher.targets import Parts, build
 
@@ -66,6 +67,7 @@ class Engine:
         self.store = _open_store(config, clock, dry_run)
         self.held = Held()
         self.health = Health(config.daemon.workers, clock.monotonic())
+        sharing = Sharing(store=self.store, held=self.held, targets=lambda: self.targets)
         self.control = Control(self.store, lambda: self.targets, clock)
         self.scheduler = Scheduler(
             store=self.store,
@@ -77,7 +79,7 @@ class Engine:
                 clock=clock,
                 rng=Random(),  # noqa: S311 - jitter, not cryptography
                 stopping=self.stopping,
-                observers=[logs.attempt, *observers],
+                observers=[logs.attempt, *observers, sharing],
             ),
             held=self.held,
             health=self.health,
@@ -135,22 +137,21 @@ class Engine:
         refs = [secret.ref for status in kept for secret in status.secrets]
         there = listing.read(self._publishers, [r for r in refs if r.account in self._publishers])
         look = listing.Look(at, there, listing.moving(kept))
-        for status in kept:
-            if listing.noted(status, look) != status:
-                self._note_drift(status, look)
+        changed = [status for status in kept if listing.noted(status, look) != status]
+        self._note_drift(changed, look)
 
-    def _note_drift(self, known: Status, look: listing.Look) -> None:
-        seen: list[SecretStatus] = []
+    def _note_drift(self, changed: Sequence[Status], look: listing.Look) -> None:
+        seen: list[tuple[str, SecretStatus]] = []
 
-        def change(old: Status | None) -> Status:
+        def change(known: Status, old: Status | None) -> Status:
             before = old or known
             after = listing.noted(before, look)
-            seen[:] = listing.news(before.secrets, after.secrets)
+            seen.extend((known.name, each) for each in listing.news(before.secrets, after.secrets))
             return after
 
-        self.store.update(known.name, change)
-        for secret in seen:
-            _log_drift(known.name, secret, self.clock.now())
+        self.store.update_many({known.name: partial(change, known) for known in changed})
+        for name, secret in seen:
+            _log_drift(name, secret, self.clock.now())
 
     def watch_values(self) -> None:
         """Make due what has another value than was last read; a bad one waits for its retry."""

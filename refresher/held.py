@@ -41,12 +41,12 @@ class Held:
     def remember(self, held: HeldCredential, target: Target, proof: Proof) -> None:
         """A registry accepted this credential."""
         with self._lock:
-            self._proofs[_proof_key(held, target)] = proof
+            self._proofs[proof_key(held, target)] = proof
 
     def proof(self, held: HeldCredential, target: Target) -> Proof | None:
         """The last proof of this credential against the target's registry and image."""
         with self._lock:
-            return self._proofs.get(_proof_key(held, target))
+            return self._proofs.get(proof_key(held, target))
 
     def keep_only(self, in_use: Set[str]) -> None:
         """Drop what stands in no secret and is not the newest of its share key."""
@@ -66,5 +66,6 @@ def _standing(target: Target, status: Status | None) -> str:
     return fingerprints.pop() or "" if len(fingerprints) == 1 else ""
 
 
-def _proof_key(held: HeldCredential, target: Target) -> tuple[str, str, str]:
+def proof_key(held: HeldCredential, target: Target) -> tuple[str, str, str]:
+    """What a proof is about: equal for targets that one proof serves."""
     return (held.fingerprint, target.registry.url, str(target.image))

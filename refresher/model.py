@@ -388,7 +388,10 @@ class Status:
 
     def secret(self, ref: SecretRef) -> SecretStatus:
         """The entry for `ref`, a blank one where there is none."""
-        return next((s for s in self.secrets if s.ref == ref), SecretStatus(ref=ref))
+        for secret in self.secrets:
+            if secret.ref is ref or secret.ref == ref:
+                return secret
+        return SecretStatus(ref=ref)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -474,6 +477,9 @@ class Source(Protocol):
 
     #: Credentials of sources with equal keys can stand in for one another.
     share_key: str
+    #: Issues of sources with equal ones count against one quota of the issuer's; None where it
+    #: has none that we could reach.
+    quota: str | None
     #: Whether `obtain` issues a new credential; a static one is only read.
     renewable: bool
 
@@ -550,13 +556,6 @@ class Target:
     def renewable(self) -> bool:
         return self.source.renewable
 
-    @property
-    def lanes(self) -> frozenset[str]:
-        """The accounts whose trouble may slow this target down."""
-        return frozenset(
-            {f"source:{self.source.share_key}", *(f"fal:{s.account}" for s in self.secrets)}
-        )
-
 
 class Store(Protocol):
     """What is remembered: status, history and the fingerprint key. Never a value."""
@@ -574,6 +573,15 @@ class Store(Protocol):
         ...
 
     def status(self, name: str) -> Status | None: ...
+
+    def due(self, now: datetime) -> Sequence[str]:
+        """The targets whose `next_attempt_at` has come, or for which a trigger waits; all of them
+        while the wall clock shows less than it did at an attempt."""
+        ...
+
+    def update_many(self, changes: Mapping[str, Callable[[Status | None], Status]]) -> None:
+        """Change many statuses together; one whose change returns it as it was is not stored."""
+        ...
 
     def update(self, name: str, change: Callable[[Status | None], Status]) -> Status:
         """Change one status atomically; what `change` returns is stored."""

@@ -12,6 +12,7 @@ from refresher.errors import Failure, FailureReason, InvalidCredential, StillRef
 from refresher.model import (
     Attempt,
     Condition,
+    DueReason,
     FailureRecord,
     Hand,
     HeldCredential,
@@ -183,6 +184,29 @@ def closed(result: Result, status: Status, hand: Hand, rng: Random) -> Status:
         failure = result.attempt.failure
         return replace(settled, last_failure=failure, next_attempt_at=result.ended_at)
     return _failed(result, settled, result.failure, rng)
+
+
+def proved(
+    target: Target, status: Status, held: HeldCredential, proof: Proof, hand: Hand
+) -> Status:
+    """An attempt for another target proved what stands in this one's secrets, too."""
+    secrets = tuple(
+        _judged(held, secret, proof, None) if _older(secret, held, proof) else secret
+        for secret in status.secrets
+    )
+    if secrets == status.secrets:
+        return status
+    judged = _with_findings(proof, None, replace(status, secrets=secrets))
+    booked_for = policy.due(target, status, hand, max(status.next_attempt_at, proof.verified_at))
+    if booked_for is not DueReason.CHECK:
+        return judged
+    return replace(judged, next_attempt_at=policy.next_look(target, judged, hand))
+
+
+def _older(secret: SecretStatus, held: HeldCredential, proof: Proof) -> bool:
+    if secret.fingerprint != held.fingerprint:
+        return False
+    return secret.verified_at is None or secret.verified_at < proof.verified_at
 
 
 def _answered(status: Status, id: str) -> Status:

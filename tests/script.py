@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from random import Random
@@ -20,6 +20,7 @@ from refresher.model import (
     DueReason,
     ImageRef,
     ListedSecret,
+    Observer,
     Policy,
     Proof,
     Pull,
@@ -40,17 +41,20 @@ class Issuer:
     clock: ManualClock
     life: timedelta | None = timedelta(hours=12)
     share_key: str = "aws/us-east-1"
+    quota: str | None = None
     renewable: bool = True
     failure: Failure | None = None
     issued: int = 0
     #: A fixed value makes it a static source.
     value: str | None = None
+    #: What the values begin with.
+    prefix: str = "token"
 
     def obtain(self, now: datetime) -> Credential:
         if self.failure is not None:
             raise self.failure
         self.issued += 1
-        value = self.value if self.value is not None else f"token-{self.issued}"
+        value = self.value if self.value is not None else f"{self.prefix}-{self.issued}"
         expires_at = now + self.life if self.life is not None else None
         return Credential("AWS", SecretValue(value), now, expires_at)
 
@@ -97,7 +101,12 @@ class Vault:
 class Bench:
     """A refresher with scripted peers, a hand-moved clock and a store in memory."""
 
-    def __init__(self, clock: ManualClock, earlier: Bench | None = None) -> None:
+    def __init__(
+        self,
+        clock: ManualClock,
+        earlier: Bench | None = None,
+        observers: Callable[[Bench], Sequence[Observer]] = lambda _bench: (),
+    ) -> None:
         """`earlier` is a process that died: its store and the peers are still there."""
         self.clock = clock
         self.store = earlier.store if earlier else SqlStore.open("sqlite://", clock=clock)
@@ -115,7 +124,10 @@ class Bench:
             clock=clock,
             rng=Random(7),
             stopping=self.stopping,
-            observers=[lambda _target, _status, attempt: self.observed.append(attempt)],
+            observers=[
+                lambda _target, _status, attempt: self.observed.append(attempt),
+                *observers(self),
+            ],
         )
 
     def target(

@@ -334,6 +334,7 @@ class Hanging:
     """A source whose calls do not even end at their deadline."""
 
     share_key: str
+    quota: str | None = None
     renewable: bool = True
     ended: threading.Event = field(default_factory=threading.Event)
 

@@ -455,6 +455,7 @@ def test_a_bug_fails_one_attempt_and_shows_no_value(bench: Bench) -> None:
 
     class Broken:
         share_key = "broken"
+        quota: str | None = None
         renewable = True
 
         def obtain(self, now: object) -> object:

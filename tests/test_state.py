@@ -43,6 +43,7 @@ from refresher.model import (
     Stage,
     StageTime,
     Status,
+    Trigger,
     fingerprint,
 )
 from refresher.state import SqlStore, StateInUse
@@ -190,7 +191,7 @@ def test_times_are_rfc_3339_in_utc() -> None:
 def test_a_record_of_another_release_is_read() -> None:
     """A field that is missing gets its default, one that is unknown goes."""
     document = encode(blank())
-    del document["paused"]
+    assert "paused" not in document  # it holds its default
     document["colour"] = "green"
     assert decode(Status, document) == blank()
 
@@ -1023,3 +1024,53 @@ def test_a_store_in_memory_takes_writes_from_any_thread(clock: ManualClock) -> N
     with closing(SqlStore.open("sqlite://", clock=clock)) as store, ThreadPoolExecutor(1) as pool:
         pool.submit(store.update, "ecr", lambda old: old or blank()).result()
         assert store.up
+
+
+def _of(name: str, **changes: Any) -> Callable[[Status | None], Status]:
+    return lambda _old: replace(blank(name), **changes)
+
+
+def test_what_is_due_is_told_by_its_time_or_a_wish(open_store: OpenStore) -> None:
+    """Its time has come, or a person waits; nothing else, and none that was put off since."""
+    with closing(open_store()) as store:
+        wish = Trigger("wish", NOON, Actor.CLI)
+        later = NOON + timedelta(minutes=1)
+        store.update("now", _of("now", next_attempt_at=NOON))
+        store.update("later", _of("later", next_attempt_at=later))
+        store.update("asked", _of("asked", next_attempt_at=later, trigger=wish))
+        assert set(store.due(NOON)) == {"now", "asked"}
+        assert set(store.due(later)) == {"now", "later", "asked"}
+        store.update("now", _of("now", next_attempt_at=later))
+        assert set(store.due(NOON)) == {"asked"}
+
+
+def test_all_is_due_while_the_clock_shows_less_than_at_an_attempt(open_store: OpenStore) -> None:
+    """What was booked before it was set back is too far ahead."""
+    with closing(open_store()) as store:
+        tried = NOON + timedelta(hours=1)
+        store.update("a", _of("a", last_attempt_at=tried, next_attempt_at=tried))
+        store.update("b", _of("b", next_attempt_at=tried + timedelta(hours=1)))
+        assert set(store.due(NOON)) == {"a", "b"}
+        assert set(store.due(tried)) == {"a"}
+
+
+def test_what_is_due_is_known_again_after_a_restart(open_store: OpenStore) -> None:
+    with closing(open_store()) as store:
+        store.update("a", _of("a", next_attempt_at=NOON))
+    with closing(open_store()) as store:
+        assert list(store.due(NOON)) == ["a"]
+
+
+def test_many_changes_are_one_and_what_is_as_it_was_is_not_written(
+    open_store: OpenStore, path: Path
+) -> None:
+    with closing(open_store()) as store:
+        store.update_many({f"t{n}": _of(f"t{n}") for n in range(1200)})
+        kept = dict(store.statuses())
+        wal = Path(f"{path}-wal")
+        before = wal.stat().st_size
+        store.update_many({name: lambda old: old or blank() for name in kept})
+        assert wal.stat().st_size <= before + 8192  # the proof that it could be written
+        assert store.statuses() == kept
+    with closing(open_store()) as store:
+        assert store.statuses() == kept

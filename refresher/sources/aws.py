@@ -52,6 +52,14 @@ class AwsSettings:
     #: Take the end of the session for the end of a token, where that comes first.
     session_bound: bool = False
 
+    @property
+    def account(self) -> str:
+        """Whose quotas our calls count against: the account of the last role, which its ARN
+        names, else whatever stands for the one that we start from."""
+        if self.role_arn:
+            return self.role_arn[-1].split(":")[4]
+        return f"of {self.access_key_id or self.profile or 'the environment'}"
+
     def __str__(self) -> str:
         """What is set, references by name: equal for settings that mean the same principal."""
         values = ((f.name, getattr(self, f.name), f.default) for f in fields(self))

@@ -163,6 +163,8 @@ class _Source:
     """What both sources have in common: one `GetAuthorizationToken` by a fresh principal."""
 
     renewable = True
+    #: GetAuthorizationToken is counted per account and region (ECR service quotas).
+    quota: str | None
 
     def __init__(
         self,
@@ -239,6 +241,7 @@ class EcrSource(_Source):
     ) -> None:
         # FIPS and dual-stack are left out: the same token serves all hosts of its region.
         self.share_key = f"ecr {host.partition} {host.region} {aws}"
+        self.quota = f"ecr {host.region} {aws.account}"
         super().__init__(
             aws,
             Endpoint("ecr", host.region, aws.profile, host.fips, host.dual_stack),
@@ -263,6 +266,7 @@ class EcrPublicSource(_Source):
         call_seconds: float = CALL_SECONDS,
     ) -> None:
         self.share_key = f"ecr-public aws {PUBLIC_REGION} {aws}"
+        self.quota = f"ecr-public {aws.account}"
         super().__init__(
             aws,
             Endpoint("ecr-public", PUBLIC_REGION, aws.profile),

@@ -35,6 +35,7 @@ class GarKeySource:
     """A service-account key, published as Artifact Registry takes it."""
 
     renewable = False
+    quota: str | None = None
 
     def __init__(self, key: Reference, username: str, *, token_uris: tuple[str, ...] = ()) -> None:
         """`username`: `_json_key_base64` or `_json_key`; the published bytes follow it."""
@@ -53,6 +54,7 @@ class GarTokenSource:
     """Short-lived access tokens, good for every registry that their account may read."""
 
     renewable = True
+    quota: str | None = None
 
     def __init__(self, identity: GoogleIdentity, google: Google) -> None:
         self.share_key = f"gar token {identity}"

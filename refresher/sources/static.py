@@ -13,6 +13,7 @@ class StaticSource:
     """Reads the password anew each time; nobody issues another."""
 
     renewable = False
+    quota: str | None = None
 
     def __init__(
         self, username: str, password: Reference, *, expires_on: date | None = None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -43,7 +44,7 @@ from refresher.state.file import (
     make_file,
     refuse_open_directory,
 )
-from refresher.state.records import decode, encode, timestamp
+from refresher.state.records import columns, decode, encode, timestamp
 from refresher.state.server import SERVER_SECONDS, ServerDeadline
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ SCHEMA_VERSION = 1
 
 #: Seconds that SQLite waits for another program's lock.
 BUSY_SECONDS = 0.25
+
+#: Rows of one statement.
+_BATCH = 500
 
 T = TypeVar("T")
 
@@ -300,16 +304,14 @@ class Database:
 
     def write(self, statuses: Collection[Status], attempts: Collection[Attempt]) -> None:
         """Store all in one transaction; with nothing to store, prove that it could be."""
-        targets = [_target_row(status) for status in statuses]
-        history = [encode(attempt) for attempt in attempts]
 
         def store() -> None:
             with self._transaction() as connection:
-                if targets:
-                    connection.execute(self._put_targets, targets)
-                if history:
-                    connection.execute(self._put_attempts, history)
-                if not targets and not history:
+                for some in _batches(statuses):
+                    connection.execute(self._put_targets, [_target_row(each) for each in some])
+                for few in _batches(attempts):
+                    connection.execute(self._put_attempts, [columns(each) for each in few])
+                if not statuses and not attempts:
                     connection.execute(update(_meta).values(value=_meta.c.value))
 
         self._bounded(store)
@@ -369,10 +371,10 @@ def _insert_of(url: URL) -> Callable[[Table], sqlite.Insert | postgresql.Insert]
 
 
 def _upsert(insert: sqlite.Insert | postgresql.Insert) -> sqlite.Insert | postgresql.Insert:
-    columns = insert.table.columns
+    every = insert.table.columns
     return insert.on_conflict_do_update(
-        index_elements=[column.name for column in columns if column.primary_key],
-        set_={c.name: insert.excluded[c.name] for c in columns if not c.primary_key},
+        index_elements=[column.name for column in every if column.primary_key],
+        set_={c.name: insert.excluded[c.name] for c in every if not c.primary_key},
     )
 
 
@@ -407,7 +409,14 @@ def _sqlite_path(url: URL) -> Path | None:
     return Path(url.database or "").absolute()
 
 
+def _batches(records: Iterable[T]) -> Iterator[tuple[T, ...]]:
+    """So many as are worth their memory while they are written."""
+    left = iter(records)
+    while batch := tuple(islice(left, _BATCH)):
+        yield batch
+
+
 def _target_row(status: Status) -> dict[str, Any]:
     document = encode(status)
-    columns = ("name", "digest", "next_attempt_at", "last_success_at")
-    return {**{column: document[column] for column in columns}, "document": document}
+    repeated = ("name", "digest", "next_attempt_at", "last_success_at")
+    return {**{column: document.get(column) for column in repeated}, "document": document}

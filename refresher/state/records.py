@@ -16,21 +16,17 @@ T = TypeVar("T")
 def encode(value: object) -> Any:
     """The value in terms of JSON: times in RFC 3339 UTC, durations in seconds.
 
+    Of a dataclass without the fields that hold their default, as `decode` puts them in again.
     Raises `TypeError` for anything that is not meant to be stored, a `SecretValue` above all.
     """
-    if value is None or type(value) in (str, int, float, bool):
-        return value
-    if isinstance(value, StrEnum):
-        return value.value
-    if isinstance(value, datetime):
-        return timestamp(value)
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, tuple):
-        return [encode(item) for item in value]
-    if is_dataclass(value):
-        return {name: encode(getattr(value, name)) for name in _field_names(value.__class__)}
-    raise TypeError(f"a {type(value).__name__} is not stored")
+    kind: Any = value.__class__
+    return _writer(kind)(value)
+
+
+def columns(record: object) -> dict[str, Any]:
+    """Every field of a dataclass by name, each encoded."""
+    kind: Any = record.__class__
+    return {name: encode(getattr(record, name)) for name in _field_names(kind)}
 
 
 def decode(kind: Callable[..., T], document: object) -> T:
@@ -47,7 +43,40 @@ def decode(kind: Callable[..., T], document: object) -> T:
 
 def timestamp(time: datetime) -> str:
     """RFC 3339 in UTC and always as wide, so that text sorts as time does."""
-    return f"{time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+    utc = time if time.tzinfo is UTC else time.astimezone(UTC)
+    return f"{utc.isoformat(timespec='microseconds')[: -len('+00:00')]}Z"
+
+
+@cache
+def _writer(kind: Any) -> Callable[[Any], Any]:
+    """`encode` for values of one class, which is looked at once."""
+    if kind in (NoneType, str, int, float, bool):
+        return lambda value: value
+    if kind is datetime:
+        return timestamp
+    if kind is timedelta:
+        return timedelta.total_seconds
+    if kind is tuple:
+        return lambda items: [encode(item) for item in items]
+    if issubclass(kind, StrEnum):
+        return str.__str__
+    if is_dataclass(kind):
+        return _dataclass_writer(kind)
+    raise TypeError(f"a {kind.__name__} is not stored")
+
+
+def _dataclass_writer(kind: Any) -> Callable[[Any], Any]:
+    defaults = [(field.name, field.default) for field in fields(kind)]
+
+    def write(record: Any) -> dict[str, Any]:
+        document = {}
+        for name, default in defaults:
+            value = getattr(record, name)
+            if value is not default:
+                document[name] = encode(value)
+        return document
+
+    return write
 
 
 @cache

@@ -7,6 +7,7 @@ durability and nothing else, and comes back by itself.
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 from collections import deque
@@ -59,6 +60,10 @@ class SqlStore:
         self._disk = threading.Lock()
         self._memory = threading.RLock()
         self._statuses: dict[str, Status] = {}
+        #: When each is looked at again, and the last moment at which any was tried: flat, since
+        #: the scheduler asks twice a second and there may be thousands.
+        self._looks: dict[str, float] = {}
+        self._latest = -math.inf
         self._view: Mapping[str, Status] | None = None
         self._attempts: dict[str, Attempt] = {}
         self._running: set[str] = set()
@@ -159,8 +164,22 @@ class SqlStore:
         with self._memory:
             return self._statuses.get(name)
 
+    def due(self, now: datetime) -> Sequence[str]:
+        at = now.timestamp()
+        with self._memory:
+            if at < self._latest:  # the clock was set back, so what was booked says nothing
+                return list(self._statuses)
+            return [name for name, look in self._looks.items() if look <= at]
+
     def update(self, name: str, change: Change) -> Status:
         return self._record(name, change)
+
+    def update_many(self, changes: Mapping[str, Change]) -> None:
+        self._require_writable()
+        with self._memory:
+            for name, change in changes.items():
+                self._put(name, change)
+        self._flush()
 
     def begin(self, attempt: Attempt, change: Change) -> Status:
         return self._record(attempt.target, change, attempt)
@@ -215,17 +234,33 @@ class SqlStore:
             self._database.close()
 
     def _record(self, name: str, change: Change, attempt: Attempt | None = None) -> Status:
-        if self._database.read_only:
-            raise StateError(f"state {self._database} was opened for reading only")
+        self._require_writable()
         with self._memory:
-            status = change(self._statuses.get(name))
-            self._statuses[name] = status
-            self._view = None
-            self._unwritten_targets.add(name)
+            status = self._put(name, change)
             if attempt is not None:
                 self._remember(attempt)
         self._flush()
         return status
+
+    def _require_writable(self) -> None:
+        if self._database.read_only:
+            raise StateError(f"state {self._database} was opened for reading only")
+
+    def _put(self, name: str, change: Change) -> Status:
+        before = self._statuses.get(name)
+        status = change(before)
+        if status is not before:
+            self._statuses[name] = status
+            self._view = None
+            self._unwritten_targets.add(name)
+            self._book(status)
+        return status
+
+    def _book(self, status: Status) -> None:
+        waits = status.trigger is not None
+        self._looks[status.name] = -math.inf if waits else status.next_attempt_at.timestamp()
+        if status.last_attempt_at is not None:
+            self._latest = max(self._latest, status.last_attempt_at.timestamp())
 
     def _remember(self, attempt: Attempt) -> None:
         self._attempts.pop(attempt.id, None)
@@ -294,6 +329,8 @@ class SqlStore:
             self._statuses = stored | ours
             self._recalled = True
             self._view = None
+            for status in self._statuses.values():
+                self._book(status)
 
     def _fail(self, error: StateError) -> None:
         self._say(error.message)

@@ -24,6 +24,7 @@ from refresher.held import Held
 from refresher.model import Policy, Status, Target, fingerprint
 from refresher.refresh import Refresher
 from refresher.scheduler import TICK_SECONDS, Scheduler, adopt, resume
+from refresher.sharing import Sharing
 from refresher.state import SqlStore
 from tests.simulation import fleet
 from tests.simulation.fleet import Member
@@ -82,7 +83,10 @@ class Process:
             clock=clock,
             rng=keeper.rng,
             stopping=self.stopping,
-            observers=[keeper.watch.attempted],
+            observers=[
+                keeper.watch.attempted,
+                Sharing(store=self.store, held=self.held, targets=lambda: keeper.targets),
+            ],
         )
         self.scheduler = Scheduler(
             store=self.store,
@@ -261,7 +265,7 @@ class Keeper:
         if process is None or process.stopping.is_set():
             return math.inf
         scheduler = process.scheduler
-        if scheduler._ready and (scheduler._checks < 1 or not scheduler._running):
+        if len(scheduler._queue) and not scheduler._running:
             return self._ticked + TICK_SECONDS
         state = (process.store.changes, self._ticked, id(self.targets), self._jumps)
         if self._coming[0] != state:
@@ -272,7 +276,7 @@ class Keeper:
         clock, statuses = self.loop.clock, process.store.statuses()
         now, scheduler = clock.now(), process.scheduler
         # What waits for a worker starts when one is free, with no tick.
-        taken = {*scheduler._running, *(ready.name for ready in scheduler._ready)}
+        taken = {*scheduler._running, *(ready.name for ready in scheduler._queue)}
         booked = {name: statuses[name] for name in self.targets if name not in taken}
         if not booked:
             return math.inf

@@ -121,6 +121,7 @@ class Issuer:
     world: World
     target: str
     principal: str
+    quota: str | None = None
     renewable: bool = True
 
     @property
@@ -147,6 +148,7 @@ class StaticFile:
     name: str
     #: What its issuer shows of its end.
     expires_at: datetime | None = None
+    quota: str | None = None
     renewable: bool = False
 
     @property

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -12,18 +13,32 @@ import pytest
 from refresher import record
 from refresher.clock import ManualClock
 from refresher.control import Control
-from refresher.errors import Unavailable
+from refresher.errors import TimedOut, Unavailable
 from refresher.health import Health
-from refresher.model import Actor, Attempt, Credential, DueReason, Outcome, SecretRef, Target
+from refresher.model import (
+    Actor,
+    Attempt,
+    Credential,
+    DueReason,
+    ImageRef,
+    Observer,
+    Outcome,
+    Proof,
+    RegistryRef,
+    SecretRef,
+    Target,
+)
 from refresher.scheduler import Scheduler, adopt, resume
-from tests.script import Bench, Issuer
+from refresher.sharing import Sharing
+from tests.conftest import NOON
+from tests.script import Bench, Issuer, Judge
 
 
 class Run:
     """A scheduler that ticks by hand around scripted peers."""
 
     def __init__(self, clock: ManualClock, workers: int = 4, earlier: Run | None = None) -> None:
-        self.bench = Bench(clock, earlier.bench if earlier else None)
+        self.bench = Bench(clock, earlier.bench if earlier else None, self._observers)
         self.clock = clock
         self.targets: dict[str, Target] = {}
         self.deferred: list[tuple[str, datetime]] = []
@@ -39,6 +54,9 @@ class Run:
             deferred=lambda target, until: self.deferred.append((target.name, until)),
         )
         self.control = Control(self.bench.store, lambda: self.targets, clock)
+
+    def _observers(self, bench: Bench) -> list[Observer]:
+        return [Sharing(store=bench.store, held=bench.held, targets=lambda: self.targets)]
 
     def keep(self, *targets: Target) -> None:
         self.targets = {target.name: target for target in targets}
@@ -267,3 +285,172 @@ def test_the_lag_is_how_long_the_most_overdue_target_waits(run: Run) -> None:
     tick = run.health.last_tick
     assert tick is not None
     assert tick.lag_seconds == 3
+
+
+def _siblings(run: Run, count: int, **changes: object) -> list[Target]:
+    """Targets of one principal at one registry, each with a secret of its own."""
+    return [
+        replace(
+            run.bench.target(f"t{n}", **changes),
+            secrets=(SecretRef("default", "main", f"SECRET_{n}"),),
+        )
+        for n in range(count)
+    ]
+
+
+def _principal(run: Run, number: int, quota: str | None = None) -> Issuer:
+    return Issuer(run.clock, share_key=f"p{number}", quota=quota, prefix=f"p{number}")
+
+
+def test_one_proof_serves_all_secrets_that_hold_the_credential(run: Run) -> None:
+    """Twenty targets in one registry: one visit an interval, and no attempt of the others."""
+    targets = _siblings(run, 20)
+    run.keep(*targets)
+    run.settle()
+    assert run.bench.judge.calls == 1
+    made = run.pass_time(timedelta(minutes=50), timedelta(seconds=30))
+    assert [attempt.reason for attempt in made] == [DueReason.CHECK] * 3
+    assert run.bench.judge.calls == 4
+    for target in targets:
+        verified_at = run.bench.status(target).secrets[0].verified_at
+        assert verified_at is not None
+        assert run.clock.now() - verified_at < timedelta(minutes=16)
+
+
+def test_a_refusal_reaches_each_secret_that_holds_the_credential(run: Run) -> None:
+    """Only good news is passed on unasked: bad news makes the others due, and one issue serves."""
+    run.keep(*_siblings(run, 5))
+    run.settle()
+    run.bench.judge.refused = {"token-1"}
+    made = run.pass_time(timedelta(minutes=17), timedelta(seconds=10))
+    assert run.bench.issuer.issued == 2
+    assert {attempt.target for attempt in made if attempt.outcome is Outcome.REFRESHED} == {
+        f"t{n}" for n in range(5)
+    }
+    assert set(run.bench.vault.values.values()) == {"token-2"}
+
+
+def test_checks_that_are_due_at_once_get_a_time_each(run: Run) -> None:
+    """Sixty credentials that slept together: two a second, and nobody is late who has a turn."""
+    targets = [
+        replace(target, source=_principal(run, n)) for n, target in enumerate(_siblings(run, 60))
+    ]
+    run.keep(*targets)
+    run.settle()
+    run.clock.advance(timedelta(hours=1))
+    before = run.bench.judge.calls
+    lags, made = [], 0
+    for _ in range(90):
+        run.scheduler.tick()
+        run.scheduler.drain()
+        tick = run.health.last_tick
+        assert tick is not None
+        lags.append(tick.lag_seconds)
+        assert run.bench.judge.calls - before <= 2 + (made := made + 1) * 0.5 * 2
+        run.clock.advance(timedelta(seconds=0.5))
+    assert run.bench.judge.calls - before == 60
+    assert max(lags[1:]) <= 0.5
+
+
+def test_the_quota_of_an_account_and_region_is_kept(run: Run) -> None:
+    """AWS throttles beyond 20 a second and 200 at once: a thousand principals never see it."""
+    targets = [
+        replace(target, source=_principal(run, n, quota="ecr us-east-1 1"))
+        for n, target in enumerate(_siblings(run, 300))
+    ]
+    run.keep(*targets)
+    issued = []
+    for _ in range(25):
+        run.scheduler.tick()
+        run.scheduler.drain()
+        issued.append(len(run.bench.vault.writes))
+        run.clock.advance(timedelta(seconds=0.5))
+    assert issued[0] <= 100
+    assert all(later - earlier <= 11 for earlier, later in itertools.pairwise(issued))
+    assert issued[-1] == 300
+
+
+def test_what_one_issue_serves_runs_together(run: Run) -> None:
+    """All are due at once and the pass takes longer than a credential may be shared: each
+    principal is asked once all the same, for its targets do not wait for those of others."""
+    sources = [_principal(run, n) for n in range(8)]
+    targets = [
+        replace(target, source=sources[n % 8]) for n, target in enumerate(_siblings(run, 160))
+    ]
+    slow = Slow(run.clock, seconds=0.5)
+    images = [ImageRef("app", f"v{n}") for n in range(160)]  # so that each has a proof of its own
+    run.keep(*(replace(t, verifier=slow, image=i) for t, i in zip(targets, images, strict=True)))
+    run.settle()
+    assert run.clock.now() - NOON >= timedelta(seconds=80)
+    assert [source.issued for source in sources] == [1] * 8
+
+
+@dataclass
+class Slow(Judge):
+    """A registry at which time passes."""
+
+    seconds: float = 1.0
+
+    def verify(
+        self, registry: RegistryRef, credential: Credential, image: ImageRef | None
+    ) -> Proof:
+        self.clock.advance(timedelta(seconds=self.seconds))
+        return super().verify(registry, credential, image)
+
+
+def test_accounts_that_do_not_answer_leave_half_of_the_workers(run: Run) -> None:
+    """Eight accounts hang, each for as long as a call may take; one works, and is never late."""
+    gate = threading.Event()
+    dead = []
+    for n in range(8):
+        stuck = Stuck(run.clock, share_key=f"aws/dead{n}")
+        stuck.gate = gate
+        dead.append(
+            replace(
+                run.bench.target(f"dead{n}"),
+                source=stuck,
+                secrets=(SecretRef("default", "main", f"DEAD_{n}"),),
+            )
+        )
+    gate.set()
+    run.keep(*dead, run.bench.target("zz-good"))
+    run.settle()  # now it is known which do not answer
+    gate.clear()
+    run.clock.advance(timedelta(hours=4))
+    try:
+        run.scheduler.tick()
+        _until(lambda: run.bench.standing() == "token-2")
+    finally:
+        gate.set()
+    run.scheduler.drain()
+
+
+def test_the_lag_leaves_out_who_waits_for_an_account_that_does_not_answer(run: Run) -> None:
+    """It tells of the scheduler; the account is told of by each target's own series."""
+    run.bench.vault.failures = {"main": TimedOut("fal is away")}
+    run.keep(*_siblings(run, 12))
+    run.scheduler.tick()
+    run.scheduler.drain()
+    run.clock.advance(timedelta(seconds=40))
+    run.scheduler.tick()
+    tick = run.health.last_tick
+    assert tick is not None
+    assert tick.lag_seconds == 0
+    run.scheduler.drain()
+
+
+def test_a_turn_that_was_booked_gives_way_to_what_happened_since(run: Run) -> None:
+    """A change of the configuration is not put off by a check that waits for its turn."""
+    targets = [
+        replace(target, source=_principal(run, n)) for n, target in enumerate(_siblings(run, 40))
+    ]
+    run.keep(*targets)
+    run.settle()
+    run.clock.advance(timedelta(hours=1))
+    run.scheduler.tick()
+    run.scheduler.drain()
+    late = max(targets, key=lambda target: run.bench.status(target).next_attempt_at)
+    assert run.bench.status(late).next_attempt_at > run.clock.now() + timedelta(seconds=10)
+    run.keep(*(replace(t, digest="v2") if t is late else t for t in targets))
+    made = run.settle()
+    assert [(a.target, a.reason) for a in made] == [(late.name, DueReason.CONFIG_CHANGED)]
