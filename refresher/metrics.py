@@ -9,7 +9,7 @@ import itertools
 import threading
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -43,7 +43,11 @@ DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0)
 #: What became of a notification.
 NOTIFICATION_OUTCOMES = ("sent", "failed", "dropped")
 
-_Row = tuple[Target, Status]
+#: A target, what stands, and its labels, which many samples share.
+_Row = tuple[Target, Status, dict[str, str]]
+
+#: Whether a family of this name was asked for.
+Wanted = Callable[[str], bool]
 
 
 def _epoch(at: datetime | None) -> float | None:
@@ -159,22 +163,26 @@ def _drift(secret: SecretStatus) -> bool | None:
     return None if listed is None and not secret.drifted else secret.drifted
 
 
-def _target_families(rows: Sequence[_Row], now: datetime) -> Iterator[Metric]:
+def _target_families(rows: Sequence[_Row], now: datetime, wanted: Wanted) -> Iterator[Metric]:
     for gauge in _TARGET_GAUGES:
+        if not wanted(gauge.name):
+            continue
         family = GaugeMetricFamily(gauge.name, gauge.help, labels=("target",))
-        for target, status in rows:
+        for target, status, labels in rows:
             value = gauge.value(target, status, now)
             if value is not None:
-                family.add_metric((target.name,), value)
+                family.add_sample(gauge.name, labels, value)
         yield family
 
 
-def _secret_families(rows: Sequence[_Row]) -> Iterator[Metric]:
+def _secret_families(rows: Sequence[_Row], wanted: Wanted) -> Iterator[Metric]:
     for gauge in _SECRET_GAUGES:
+        if not wanted(gauge.name):
+            continue
         family = GaugeMetricFamily(
             gauge.name, gauge.help, labels=("target", "environment", "secret")
         )
-        for target, status in rows:
+        for target, status, _ in rows:
             for ref in target.secrets:
                 value = gauge.value(status.secret(ref), status)
                 if value is not None:
@@ -189,7 +197,7 @@ def _last_failure(rows: Iterable[_Row]) -> Metric:
         "When the last attempt failed, with its stage and reason; absent once one succeeded.",
         labels=("target", "stage", "reason"),
     )
-    for target, status in rows:
+    for target, status, _ in rows:
         failure = status.last_failure
         if failure is not None:
             family.add_metric((target.name, failure.stage, failure.reason), failure.at.timestamp())
@@ -332,6 +340,21 @@ def _reverify_interval(targets: Iterable[Target]) -> float:
     return max(intervals, default=Policy().reverify_interval).total_seconds()
 
 
+def _full_name(family: Metric) -> str:
+    """As it is exposed; the library keeps the ending apart."""
+    return family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Alone:
+    """One family, as the library wants to be given many."""
+
+    family: Metric
+
+    def collect(self) -> Iterable[Metric]:
+        return (self.family,)
+
+
 @dataclass(frozen=True, slots=True)
 class _Reload:
     """The last time that the configuration was read."""
@@ -374,23 +397,34 @@ class Metrics:
         """The configuration was read, at start or again."""
         self._reload = _Reload(at, successful)
 
-    def expose(self) -> tuple[bytes, str]:
-        """A scrape and its content type: the classic text format, which every scraper reads.
+    def expose(self, names: Collection[str] = ()) -> tuple[Iterator[bytes], str]:
+        """A scrape in parts and its content type: the classic text format, which every scraper
+        reads; of these families alone where there are `names`.
 
-        OpenMetrics would say no more here and take the library twice as long.
+        OpenMetrics would say no more here and take the library twice as long. One family is in
+        memory at a time: of ten thousand targets all would take 80 MB.
         """
-        return generate_latest(self), CONTENT_TYPE_PLAIN_0_0_4
+        parts = (generate_latest(_Alone(family)) for family in self.collect(names))
+        return parts, CONTENT_TYPE_PLAIN_0_0_4
 
-    def collect(self) -> Iterator[Metric]:
-        """All families, from one reading of clock, configuration and state."""
+    def collect(self, names: Collection[str] = ()) -> Iterator[Metric]:
+        """All families, from one reading of clock, configuration and state, or those `names`."""
+
+        def wanted(name: str) -> bool:
+            return not names or name in names
+
+        return (family for family in self._families(wanted) if wanted(_full_name(family)))
+
+    def _families(self, wanted: Wanted) -> Iterator[Metric]:
         now, targets = self._clock.now(), self._targets()
-        rows = view.with_status(targets, self._store.statuses(), now)
+        known = view.with_status(targets, self._store.statuses(), now)
+        rows = [(target, status, {"target": target.name}) for target, status in known]
         yield from self._process_families(targets)
         yield from self._tally.families(targets)
         yield _target_info(targets.values())
-        yield from _target_families(rows, now)
+        yield from _target_families(rows, now, wanted)
         yield _last_failure(rows)
-        yield from _secret_families(rows)
+        yield from _secret_families(rows, wanted)
 
     def _process_families(self, targets: Mapping[str, Target]) -> Iterator[Metric]:
         yield _build_info(self._version)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from refresher.clock import Clock, Skews
 from refresher.config import (
@@ -24,11 +25,13 @@ from refresher.errors import ConfigError
 from refresher.model import ImageRef, RegistryRef, SecretRef, Source, Target, Verifier
 from refresher.registry import HubVerifier, RegistryVerifier, normalise_registry, parse_image
 from refresher.sources.aws import AwsClients, AwsSettings
-from refresher.sources.ecr import EcrPublicSource, EcrSource, parse_host
+from refresher.sources.ecr import EcrHost, EcrPublicSource, EcrSource, parse_host
 from refresher.sources.static import StaticSource
 
 if TYPE_CHECKING:
     from refresher.sources.google import Google
+
+T = TypeVar("T", bound=Hashable)
 
 
 class Parts:
@@ -38,31 +41,48 @@ class Parts:
         """Raises `Misconfigured` for a CA bundle that cannot be used."""
         self.clock = clock
         self.skews = skews
-        self._config = config
+        self._google = config.google
+        self._ca_bundle = config.daemon.ca_bundle
         self.aws = AwsClients(config.daemon.ca_bundle)
         self.registry = RegistryVerifier(
             clock=clock, skews=skews, ca_bundle=config.daemon.ca_bundle
         )
         self.hub = HubVerifier(self.registry.wire, auth_url=config.dockerhub.auth_url)
+        self._shared: dict[Hashable, Any] = {}
 
     @cached_property
     def google(self) -> Google:
         """Made when first asked for: google-auth takes megabytes that others need not pay."""
         from refresher.sources.google import Google  # noqa: PLC0415 - see above
 
-        google = self._config.google
+        google = self._google
         return Google(
             clock=self.clock,
             skews=self.skews,
             token_uris=google.token_uris,
             certs_url=google.certs_url,
-            ca_bundle=self._config.daemon.ca_bundle,
+            ca_bundle=self._ca_bundle,
         )
+
+    def shared(self, thing: T) -> T:
+        """The first one that was equal to this: thousands of targets have a few of each."""
+        kept: T = self._shared.setdefault(thing, thing)
+        return kept
+
+    def ecr(self, host: EcrHost, aws: AwsSettings) -> EcrSource:
+        """One for all registries that one principal may read in one region."""
+        key = (replace(host, host="", account=""), aws)
+        if key not in self._shared:
+            self._shared[key] = EcrSource(
+                host, aws, clock=self.clock, skews=self.skews, clients=self.aws
+            )
+        source: EcrSource = self._shared[key]
+        return source
 
     @property
     def token_uris(self) -> tuple[str, ...]:
         """Token services that a Google key may name besides Google's own."""
-        return self._config.google.token_uris
+        return self._google.token_uris
 
     def close(self) -> None:
         self.registry.close()
@@ -93,7 +113,7 @@ def build(config: Config, parts: Parts) -> dict[str, Target]:
 
 def _target(config: Config, name: str, section: AnyTarget, parts: Parts) -> Target:
     source, verifier = _KINDS[section.source](section, parts)
-    registry = _registry(section)
+    registry = parts.shared(_registry(section))
     secrets = tuple(
         SecretRef(section.account, environment, section.secret)
         for environment in section.environments
@@ -107,7 +127,7 @@ def _target(config: Config, name: str, section: AnyTarget, parts: Parts) -> Targ
         source=source,
         verifier=verifier,
         username=section.username,
-        policy=policy_of(config, section),
+        policy=parts.shared(policy_of(config, section)),
         digest=_digest(section, source),
         verify_always=section.verify == "always",
         default_exposed=section.default_exposed,
@@ -157,10 +177,7 @@ def _ecr(section: AnyTarget, parts: Parts) -> tuple[Source, Verifier]:
             f'"{section.registry}" is no ECR registry;'
             " expected a host such as 123456789012.dkr.ecr.us-east-1.amazonaws.com",
         )
-    source = EcrSource(
-        host, _aws(section.aws), clock=parts.clock, skews=parts.skews, clients=parts.aws
-    )
-    return source, parts.registry
+    return parts.ecr(host, _aws(section.aws)), parts.registry
 
 
 def _ecr_public(section: AnyTarget, parts: Parts) -> tuple[Source, Verifier]:

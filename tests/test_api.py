@@ -144,6 +144,12 @@ def test_the_history_outlives_its_target(daemon: Daemon, client: httpx.Client) -
     assert_problem(client.get("/api/v1/targets/ecr"), 404)
 
 
+def test_metrics_of_these_names_are_served_alone(daemon: Daemon, client: httpx.Client) -> None:
+    answer = client.get("/metrics", params={"name[]": ["refresher_state_up", "no_such"]})
+    assert answer.text.splitlines()[-1] == "refresher_state_up 1.0"
+    assert len(answer.text.splitlines()) == 3
+
+
 def test_metrics_are_served_in_the_text_format(daemon: Daemon, client: httpx.Client) -> None:
     """Whatever a scraper would rather have, it can read this."""
     answer = client.get("/metrics", headers={"Accept": "application/openmetrics-text;q=0.9,*/*"})

@@ -134,13 +134,13 @@ class TestFile:
     def test_a_file_that_cannot_be_read(self, tmp_path: Path) -> None:
         """A missing file, a folder and a huge file are each told by their path."""
         huge = tmp_path / "huge.toml"
-        huge.write_bytes(b"#" * (1024 * 1024 + 1))
+        huge.write_bytes(b"#" * (16 * 1024 * 1024 + 1))
         for path, text in (
             (tmp_path / "none.toml", "cannot be read: No such file or directory"),
             (tmp_path, "cannot be read: Is a directory"),
             (huge / "below", "cannot be read: Not a directory"),
             (tmp_path / "nul\0", "cannot be read: not a path"),
-            (huge, "larger than 1 MiB, which no configuration is"),
+            (huge, "larger than 16 MiB, which no configuration is"),
         ):
             with pytest.raises(ConfigError) as caught:
                 load(path, ENVIRON)

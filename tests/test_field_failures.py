@@ -177,7 +177,7 @@ def test_no_metric_no_alert_no_notice(run: Run, skews: Skews) -> None:
     for attempt in run.pass_time(10 * HOUR, 10 * MINUTE):
         metrics.observe(target, bench.status(target), attempt)
     status, now = bench.status(target), clock.now()
-    exposed = metrics.expose()[0].decode()
+    exposed = b"".join(metrics.expose()[0]).decode()
     assert 'refresher_failures_total{reason="unavailable",stage="source",target="ecr"}' in exposed
     assert 'refresher_credential_expiry_timestamp_seconds{target="ecr"}' in exposed
     shown = view.target_view(target, status, now)["last_failure"]

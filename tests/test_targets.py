@@ -252,3 +252,44 @@ def test_google_is_loaded_only_where_it_is_needed(clock: ManualClock, skews: Ske
         build(config, parts)
         assert "google" not in vars(parts)
         assert parts.google is parts.google
+
+
+def _ecr(secret: str, registry: str) -> Keys:
+    return {**ECR, "secret": secret, "registry": registry}
+
+
+def test_targets_of_one_principal_and_region_share_their_source(built: Build) -> None:
+    """Whatever the registry: ten thousand targets have a few principals, numbers and registries."""
+    role = {"role_arn": "arn:aws:iam::123456789012:role/pull"}
+    targets = built(
+        one=ECR,
+        other=_ecr("B", "210987654321.dkr.ecr.eu-west-1.amazonaws.com"),
+        elsewhere=_ecr("C", "123456789012.dkr.ecr.us-east-1.amazonaws.com"),
+        another={**ECR, "secret": "D", "aws": role},
+    )
+    one, other = targets["one"], targets["other"]
+    assert one.source is other.source
+    assert one.policy is targets["another"].policy
+    assert one.registry is targets["another"].registry
+    assert len({id(target.source) for target in targets.values()}) == 3
+
+
+def test_a_quota_is_one_of_an_account_and_region(built: Build) -> None:
+    """Whatever role of the account asks."""
+    roles = [
+        f"arn:aws:iam::{account}:role/{name}"
+        for account, name in (("123456789012", "a"), ("123456789012", "b"), ("210987654321", "a"))
+    ]
+    targets = built(
+        **{
+            f"t{n}": {**ECR, "secret": f"S{n}", "aws": {"role_arn": role}}
+            for n, role in enumerate(roles)
+        },
+        ours=ECR,
+        hub=HUB,
+    )
+    quotas = {name: target.source.quota for name, target in targets.items()}
+    assert quotas["t0"] == quotas["t1"] == "ecr eu-west-1 123456789012"
+    assert quotas["t2"] == "ecr eu-west-1 210987654321"
+    assert quotas["ours"] == "ecr eu-west-1 of the environment"
+    assert quotas["hub"] is None

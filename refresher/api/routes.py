@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from http import HTTPStatus
+from itertools import islice
 from typing import Any
 
 from starlette.applications import Starlette
@@ -12,17 +16,17 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from refresher import view
+from refresher import policy, view
 from refresher.api import openapi, problems
 from refresher.api.guard import Edge, Guard
 from refresher.api.pages import ASSETS, Pages
 from refresher.api.problems import problem, unknown_targets, unprocessable
 from refresher.api.services import Services
+from refresher.errors import FailureReason
 from refresher.model import Actor, Attempt, Life, Status, Target
-from refresher.view import TargetView
 
 #: Seconds that `?wait=` may ask for.
 LONGEST_WAIT = 3600.0
@@ -88,19 +92,24 @@ class _Api:
         return JSONResponse({"status": "ok"})
 
     def readyz(self, request: Request) -> Response:
-        views = self._views()
-        body = {"targets": [_brief(target) for target in views]}
-        reason = self._unready(views, strict=_flag(request, "strict"))
+        now = self._services.clock.now()
+        briefs = [_Brief.of(target, status, now) for target, status in self._rows(now)]
+        body = {"targets": [brief.shown for brief in briefs]}
+        reason = self._unready(briefs, strict=_flag(request, "strict"))
         if reason is not None:
             return problem(HTTPStatus.SERVICE_UNAVAILABLE, reason, extensions=body)
         return JSONResponse({"status": "ok", **body})
 
-    def metrics(self, _request: Request) -> Response:
-        body, content_type = self._services.metrics.expose()
-        return Response(body, headers={"Content-Type": content_type})
+    def metrics(self, request: Request) -> Response:
+        """With `?name[]=` those families alone, as other exporters have it."""
+        names = frozenset(request.query_params.getlist("name[]"))
+        body, content_type = self._services.metrics.expose(names)
+        return StreamingResponse(body, headers={"Content-Type": content_type})
 
     def targets(self, _request: Request) -> Response:
-        return JSONResponse({"targets": self._views()})
+        now = self._services.clock.now()
+        shown = (view.target_view(target, status, now) for target, status in self._rows(now))
+        return StreamingResponse(_listing("targets", shown), media_type="application/json")
 
     def target(self, request: Request) -> Response:
         target = self._target(request)
@@ -182,10 +191,8 @@ class _Api:
 
     # --- helpers -------------------------------------------------------------------------------
 
-    def _views(self) -> list[TargetView]:
-        services, now = self._services, self._services.clock.now()
-        rows = view.with_status(services.targets(), services.store.statuses(), now)
-        return [view.target_view(target, status, now) for target, status in rows]
+    def _rows(self, now: datetime) -> list[tuple[Target, Status]]:
+        return view.with_status(self._services.targets(), self._services.store.statuses(), now)
 
     def _shown(self, target: Target, status: Status | None) -> Response:
         now = self._services.clock.now()
@@ -219,32 +226,63 @@ class _Api:
             raise HTTPException(HTTPStatus.CONFLICT, _parked(parked))
         return names
 
-    def _unready(self, views: Iterable[TargetView], *, strict: bool) -> str | None:
+    def _unready(self, briefs: Iterable[_Brief], *, strict: bool) -> str | None:
         reason = self._services.ready()
         if reason is not None:
             return reason
         if self._services.health.last_tick is None:
             return "the first tick has not ended yet"
-        bad = [target["name"] for target in views if target["enabled"] and not _good(target)]
+        bad = [brief.target.name for brief in briefs if brief.target.enabled and not brief.good]
         return f"expired or refused: {', '.join(bad)}" if strict and bad else None
 
 
 # --- answers -----------------------------------------------------------------------------------
 
 
-def _brief(target: TargetView) -> dict[str, object]:
-    failure = target["last_failure"]
-    return {
-        "name": target["name"],
-        "state": target["state"],
-        "valid": target["valid"],
-        "reason": None if failure is None else failure["reason"],
-    }
+@dataclass(frozen=True, slots=True)
+class _Brief:
+    """What readiness says of one target."""
+
+    target: Target
+    state: Life
+    valid: bool | None
+    reason: FailureReason | None
+
+    @classmethod
+    def of(cls, target: Target, status: Status, now: datetime) -> _Brief:
+        failure = status.last_failure
+        return cls(
+            target,
+            policy.life(target, status, now),
+            policy.valid(target, status, now),
+            None if failure is None else failure.reason,
+        )
+
+    @property
+    def shown(self) -> dict[str, object]:
+        return {
+            "name": self.target.name,
+            "state": self.state,
+            "valid": self.valid,
+            "reason": self.reason,
+        }
+
+    @property
+    def good(self) -> bool:
+        """A credential counts as expired, too, past the life that it was found to have."""
+        return self.state is not Life.EXPIRED and self.valid is not False
 
 
-def _good(target: TargetView) -> bool:
-    """A credential counts as expired, too, past the life that it was found to have."""
-    return target["state"] is not Life.EXPIRED and target["valid"] is not False
+def _listing(name: str, items: Iterable[object]) -> Iterator[str]:
+    """A JSON object that holds one list, a hundred items at a time: of ten thousand targets the
+    whole would take 60 MB."""
+    left, before = iter(items), f'{{"{name}":['
+    while batch := list(islice(left, 100)):
+        yield before + ",".join(
+            json.dumps(item, ensure_ascii=False, separators=(",", ":")) for item in batch
+        )
+        before = ","
+    yield "]}" if before == "," else f"{before}]}}"
 
 
 def _answer(name: str, id: str, attempt: Attempt | None) -> Mapping[str, object]:

@@ -16,19 +16,26 @@ if TYPE_CHECKING:
 
 
 class Reader:
-    """Reads the configuration anew at every call, and logs what came from where."""
+    """Reads the configuration anew at every call, and logs what came from where.
+
+    The first one says how to log.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._unread: frozenset[str] | None = None
         self._read: tuple[Path, ...] = ()
+        self._logging = False
 
     def __call__(self) -> Config:
         """Raises `ConfigError`, also where a file of the project cannot be read any more."""
         project = self._settings.project
         if project is None:
-            return self._settings.load("environment")
+            config = self._settings.load("environment")
+            self._log_as(config)
+            return config
         composed = self._settings.compose(project, "environment")
+        self._log_as(composed.config)
         self._read = composed.discovery.read
         self._refuse_worse(composed)
         self._tell(composed)
@@ -44,6 +51,11 @@ class Reader:
         if project is not None:
             yield from sources(project)
             yield from self._read
+
+    def _log_as(self, config: Config) -> None:
+        if not self._logging:
+            logs.configure(config.daemon.log_format, debug=self._settings.debug)
+        self._logging = True
 
     def _refuse_worse(self, composed: Composed) -> None:
         """A file that is broken while it is edited must not take targets away."""

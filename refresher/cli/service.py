@@ -30,12 +30,9 @@ def run(settings: Settings, dry_run: bool) -> Exit:
     SIGTERM and Ctrl-C stop it, SIGHUP or a changed file reloads the configuration, SIGUSR1
     refreshes all.
     """
-    from refresher import logs
     from refresher.cli.composed import Reader
     from refresher.daemon import Daemon, Options
 
-    config = settings.load("environment")
-    logs.configure(config.daemon.log_format, debug=settings.debug)
     read = Reader(settings)
     with misconfiguration():
         daemon = Daemon(read, Options(watched=read.watched, dry_run=dry_run))

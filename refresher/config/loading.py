@@ -20,8 +20,8 @@ from refresher.errors import ConfigError
 #: How far references are followed: not at all, to variables, or to files too.
 Follow = Literal["nothing", "environment", "files"]
 
-#: A thousand targets fit in.
-_MAX_BYTES = 1024 * 1024
+#: Ten thousand targets take 3 MiB.
+_MAX_BYTES = 16 * 1024 * 1024
 
 _NO_TARGETS = (
     "targets: there are none; add a table such as [targets.ecr] with source, registry and secret"
@@ -131,7 +131,7 @@ def _read(path: Path) -> bytes:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
         raise ConfigError(f"{path}: cannot be read: {reason}") from error
     if len(raw) > _MAX_BYTES:
-        raise ConfigError(f"{path}: larger than 1 MiB, which no configuration is")
+        raise ConfigError(f"{path}: larger than 16 MiB, which no configuration is")
     return raw
 
 
