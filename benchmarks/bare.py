@@ -1,4 +1,4 @@
-"""The three library calls of a refresh with nothing around them: prints the CPU seconds of one."""
+"""The three library calls of a refresh with nothing around them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
@@ -38,15 +39,22 @@ def _round(registry_url: str) -> Callable[[], None]:
 
 
 def main() -> None:
-    """Arguments: the registry's URL, the number of rounds, seconds between two."""
-    once, rounds, pause = _round(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-    for _ in range(_WARM_UP):
-        once()
-    before = time.process_time()
-    for _ in range(rounds):
-        once()
-        time.sleep(pause)
-    print((time.process_time() - before) / rounds)
+    """Arguments: the registry's URL, rounds, threads that share the rounds.
+
+    Prints the CPU seconds and the seconds of one round.
+    """
+    once, rounds, threads = _round(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+
+    def repeat(times: int) -> None:
+        for _ in range(times):
+            once()
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(repeat, [_WARM_UP] * threads))
+        cpu, started = time.process_time(), time.perf_counter()
+        list(pool.map(repeat, [rounds // threads] * threads))
+        done = rounds // threads * threads
+        print((time.process_time() - cpu) / done, (time.perf_counter() - started) / done)
 
 
 if __name__ == "__main__":

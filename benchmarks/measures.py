@@ -16,10 +16,11 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks import wide
 from benchmarks.stand_ins import StandIns, running
 
-#: What only our development tools bring; structlog and httpx load it where they find it.
-_NOT_OURS = ("rich", "pygments")
+#: What only our development tools bring; other libraries load it where they find it.
+_NOT_OURS = ("rich", "pygments", "greenlet")
 _DAEMON = (
     f"import sys; sys.modules.update(dict.fromkeys({_NOT_OURS!r}));"
     " from refresher.cli import main; sys.exit(main())"
@@ -34,11 +35,25 @@ _IDLE_SECONDS = 5.0
 _RECORD_SECONDS = 0.1
 
 
+#: Targets of the daemon that is compared with the bare calls: so many that a tick is nothing.
+_MANY, _FAL_ACCOUNTS, _ROUNDS = 300, 60, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one refresh."""
+
+    cpu_seconds: float
+    #: By the clock on the wall, back to back.
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True)
 class Script:
     """One run of the script."""
 
     cpu_seconds: float
+    seconds: float
     #: Of its largest process.
     peak_bytes: int
 
@@ -64,28 +79,49 @@ def script(runs: int) -> Script | None:
     with running(1, 1) as stand_ins:
         done = [_run_script(line, stand_ins) for _ in range(runs)]
     return Script(
-        statistics.median(run.cpu_seconds for run in done), max(run.peak_bytes for run in done)
+        statistics.median(run.cpu_seconds for run in done),
+        statistics.median(run.seconds for run in done),
+        max(run.peak_bytes for run in done),
     )
 
 
-def bare(rounds: int, pause: float) -> float:
-    """CPU seconds of one round of the bare calls, with so many seconds between two."""
+def bare(threads: int) -> Cost:
+    """The bare calls, back to back on so many threads."""
     with running(1, 1) as stand_ins:
-        command = ["-m", "benchmarks.bare", stand_ins.registry_url, str(rounds), str(pause)]
-        return float(_python(command, stand_ins.environ))
+        command = ["-m", "benchmarks.bare", stand_ins.registry_url, "800", str(threads)]
+        cpu, seconds = _python(command, stand_ins.environ).split()
+    return Cost(float(cpu), float(seconds))
+
+
+def back_to_back(workers: int) -> Cost:
+    """The daemon with so many workers, whose targets share nothing and are all due at once."""
+    with (
+        running(1, 1) as stand_ins,
+        wide.daemon(stand_ins, _MANY, _FAL_ACCOUNTS, workers) as process,
+    ):
+        time.sleep(1.0)
+        cpu, spent = cpu_seconds(process), 0.0
+        for _ in range(_ROUNDS):
+            written, started = stand_ins.writes(), time.monotonic()
+            process.send_signal(signal.SIGUSR1)
+            wide.wait_for(process, stand_ins, written + _MANY)
+            spent += time.monotonic() - started
+            time.sleep(_RECORD_SECONDS)
+        made = _ROUNDS * _MANY
+        return Cost((cpu_seconds(process) - cpu) / made, spent / made)
 
 
 def daemon(targets: int, triggers: int, regions: int) -> Daemon:
     """The daemon, with all of its targets refreshed at each trigger."""
     with running(targets, regions) as stand_ins, _started(stand_ins) as process:
         idle = _idle(process)
-        started, before = time.monotonic(), _cpu(process)
+        started, before = time.monotonic(), cpu_seconds(process)
         for _ in range(triggers):
             written = stand_ins.writes()
             process.send_signal(signal.SIGUSR1)
             _wait_for_writes(stand_ins, written + targets)
             time.sleep(_RECORD_SECONDS)
-        seconds, cpu = time.monotonic() - started, _cpu(process) - before
+        seconds, cpu = time.monotonic() - started, cpu_seconds(process) - before
         refreshes = targets * triggers
         return Daemon(
             refreshes=refreshes,
@@ -130,23 +166,30 @@ def _run_script(line: str, stand_ins: StandIns) -> Script:
         "https_proxy": f"http://{nobody}",
         "GRPC_VERBOSITY": "NONE",
     }
-    before = stand_ins.writes()
+    before, started = stand_ins.writes(), time.monotonic()
     process = subprocess.Popen(["sh", "-c", line], env=environ, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)  # with all of the shell's children
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0 or stand_ins.writes() != before + 1:
         raise RuntimeError(f"the script did not write its secret; exit {process.returncode}")
-    return Script(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    seconds = time.monotonic() - started
+    return Script(usage.ru_utime + usage.ru_stime, seconds, usage.ru_maxrss * 1024)
 
 
 # --- the daemon --------------------------------------------------------------------------------
 
 
+def command(config: Path) -> list[str]:
+    """`refresher` as a user has it: without what our development tools bring."""
+    return [sys.executable, "-c", _DAEMON, "--config", str(config)]
+
+
 @contextmanager
 def _started(stand_ins: StandIns) -> Iterator[psutil.Popen]:
     """The daemon with each target published once, ended with the block."""
-    command = [sys.executable, "-c", _DAEMON, "--config", str(stand_ins.config), "run"]
-    process = psutil.Popen(command, env=stand_ins.environ, stdout=subprocess.DEVNULL)
+    process = psutil.Popen(
+        [*command(stand_ins.config), "run"], env=stand_ins.environ, stdout=subprocess.DEVNULL
+    )
     try:
         _wait_for_writes(stand_ins, stand_ins.targets)
         time.sleep(1.0)  # start-up ends, the first attempts are recorded
@@ -166,12 +209,12 @@ def _wait_for_writes(stand_ins: StandIns, count: int) -> None:
 
 
 def _idle(process: psutil.Popen) -> float:
-    before = _cpu(process)
+    before = cpu_seconds(process)
     time.sleep(_IDLE_SECONDS)
-    return (_cpu(process) - before) / _IDLE_SECONDS
+    return (cpu_seconds(process) - before) / _IDLE_SECONDS
 
 
-def _cpu(process: psutil.Popen) -> float:
+def cpu_seconds(process: psutil.Popen) -> float:
     """CPU seconds that a process has used, by the kernel's account."""
     times = process.cpu_times()
     return float(times.user + times.system)

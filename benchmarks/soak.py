@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psutil
 
 from benchmarks.stand_ins import StandIns, running
-from refresher.sandbox.aws import ACCOUNT
-from refresher.sandbox.world import secret_name, toml_table
+from benchmarks.wide import daemon, require_alive
 
-#: Each with a region of its own, so that none takes over another's password.
 TARGETS = 50
-#: fal takes 20 writes a second from one account.
 FAL_ACCOUNTS = 10
 #: From here on nothing may grow: a thousand attempts are kept in memory, and the allocator of C
 #: has found its size after some more.
@@ -63,7 +57,7 @@ def soak(refreshes: int, seconds: float) -> tuple[Footprint, Footprint, float]:
     After `seconds` it is enough, however many there were.
     """
     started = time.monotonic()
-    with running(1, 1) as stand_ins, _daemon(stand_ins) as process:
+    with running(1, 1) as stand_ins, daemon(stand_ins, TARGETS, FAL_ACCOUNTS) as process:
         until = started + seconds
         _refresh(process, stand_ins, min(FIRST, refreshes), until)
         first = _footprint(process, stand_ins)
@@ -71,68 +65,16 @@ def soak(refreshes: int, seconds: float) -> tuple[Footprint, Footprint, float]:
         return first, _footprint(process, stand_ins), time.monotonic() - started
 
 
-@contextmanager
-def _daemon(stand_ins: StandIns) -> Iterator[psutil.Popen]:
-    """`refresher run`, ready for signals, ended with the block."""
-    path = stand_ins.directory / "soak.toml"
-    path.write_text(_config(stand_ins))
-    command = [sys.executable, "-m", "refresher", "--config", str(path), "run"]
-    with (stand_ins.directory / "log").open("wb") as log:
-        process = psutil.Popen(command, env=stand_ins.environ, stdout=log, stderr=log)
-    try:
-        _wait_until_ready(process, stand_ins)
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _wait_until_ready(process: psutil.Popen, stand_ins: StandIns) -> None:
-    until = time.monotonic() + 60
-    while stand_ins.writes() < TARGETS:
-        _require_alive(process)
-        if time.monotonic() > until:
-            raise TimeoutError("the daemon did not write its secrets in 60 s")
-        time.sleep(0.1)
-
-
-def _require_alive(process: psutil.Popen) -> None:
-    if process.poll() is not None:
-        raise RuntimeError(f"the daemon ended with {process.poll()}")
-
-
-def _config(stand_ins: StandIns) -> str:
-    key, host = {"env": "FAL_KEY"}, stand_ins.environ["FAL_GRPC_HOST"]
-    tables: dict[str, dict[str, object]] = {
-        "daemon": {
-            "listen": "127.0.0.1:0",
-            "state": f"sqlite:///{stand_ins.directory / 'state' / 'refresher.db'}",
-            "ca_bundle": stand_ins.environ["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"],
-        }
-    }
-    for n in range(FAL_ACCOUNTS):
-        tables[f"fal.accounts.a{n}"] = {"key": key, "host": host}
-    for n in range(TARGETS):
-        tables[f"targets.ecr-{n}"] = {
-            "source": "ecr",
-            "registry": f"{ACCOUNT}.dkr.ecr.us-east-{n + 1}.amazonaws.com",
-            "registry_url": stand_ins.registry_url,
-            "secret": secret_name(f"ecr-{n}"),
-            "account": f"a{n % FAL_ACCOUNTS}",
-        }
-    return "\n".join(toml_table(name, keys) for name, keys in tables.items())
-
-
 def _refresh(process: psutil.Popen, stand_ins: StandIns, count: int, until: float) -> None:
     """Ask for refreshes until there were so many; then wait until all is quiet."""
     while stand_ins.writes() < count and time.monotonic() < until:
-        _require_alive(process)
+        require_alive(process)
         process.send_signal(signal.SIGUSR1)
         time.sleep(_TRIGGER_SECONDS)
     written = -1
     while written < (written := stand_ins.writes()):
         time.sleep(_QUIET_SECONDS)
-    _require_alive(process)
+    require_alive(process)
 
 
 def _footprint(process: psutil.Process, stand_ins: StandIns) -> Footprint:

@@ -46,8 +46,8 @@ class StandIns:
 
     def writes(self) -> int:
         """How many values were written to fal so far."""
-        print("writes", file=_open(self._process.stdin), flush=True)
-        return int(_open(self._process.stdout).readline())
+        print("writes", file=opened(self._process.stdin), flush=True)
+        return int(opened(self._process.stdout).readline())
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def running(targets: int, regions: int) -> Iterator[StandIns]:
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        told: dict[str, Any] = json.loads(_open(process.stdout).readline())
+        told: dict[str, Any] = json.loads(opened(process.stdout).readline())
         directory = Path(told["directory"])
         yield StandIns(
             environ={"PATH": os.environ["PATH"], "HOME": str(directory), **told["environ"]},
@@ -67,10 +67,10 @@ def running(targets: int, regions: int) -> Iterator[StandIns]:
             directory=directory,
             _process=process,
         )
-        _open(process.stdin).close()
+        opened(process.stdin).close()
 
 
-def _open(pipe: IO[str] | None) -> IO[str]:
+def opened(pipe: IO[str] | None) -> IO[str]:
     assert pipe is not None
     return pipe
 
