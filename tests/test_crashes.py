@@ -34,8 +34,8 @@ from refresher.scheduler import resume
 from refresher.state import SqlStore
 from tests.nursery import RECORDED, Nursery
 from tests.peers import running
+from tests.scheduler.test_ticking import Run
 from tests.script import Issuer
-from tests.test_scheduler import Run
 
 #: How long a credential lives: a third of it to its refresh, the rest to survive many a death.
 LIFE = timedelta(seconds=30)

@@ -53,8 +53,8 @@ from refresher.sandbox.registry import RegistryStandIn
 from refresher.sources.aws import AwsSettings
 from refresher.sources.ecr import EcrSource, parse_host
 from tests import awsenv
+from tests.scheduler.test_ticking import Run
 from tests.script import Bench, Issuer
-from tests.test_scheduler import Run
 
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
 
