@@ -9,15 +9,17 @@ PEERS := docker-registry skopeo apache2-utils prometheus prometheus-alertmanager
 setup: .venv/.done ## virtual environment with the locked dependencies
 
 .venv/.done: requirements/dev.lock pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "installing into .venv; this takes a minute"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # fal's own client pins old versions of common libraries: it gets an environment of its own.
 .venv-fal/.done: requirements/fal.lock
-	$(PYTHON) -m venv .venv-fal
-	.venv-fal/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fal.lock
+	@echo "installing fal's own client into .venv-fal, for tests"
+	@$(PYTHON) -m venv .venv-fal
+	@.venv-fal/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fal.lock
 	@touch $@
 
 demo: .venv/.done ## the main job, against local stand-ins; ends with Ctrl-C

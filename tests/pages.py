@@ -75,6 +75,9 @@ def commands() -> Iterator[tuple[str, str]]:
         for command in block.text.splitlines():
             if command.startswith("refresher "):
                 yield str(block), command
+    for block in blocks("text"):  # what was typed, between what was shown
+        for command in re.findall(r"^\$ (refresher .+)", block.text, re.MULTILINE):
+            yield str(block), command
 
 
 def links() -> Iterator[tuple[str, Path, str]]:

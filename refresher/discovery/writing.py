@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import stat
+import textwrap
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,18 +19,21 @@ from refresher.discovery.findings import Discovery, Table, Target
 from refresher.errors import ConfigError, RefresherError
 from refresher.sources.ecr import parse_host
 
+#: Those of a terminal, in which the file is looked at first.
+_COLUMNS = 80
+
 _HEAD = """\
 # Written by `refresher discover` from what a fal project says; yours to edit.
-# `refresher config schema` names every key, `refresher config check` reads this file.
+# `refresher config schema` names every key, `refresher config check` reads it.
 #
-# To be set before `refresher run`: {variables}.
+{variables}
 
 [fal]
 # fal key, ID:SECRET; the permission serverless:secrets:write is enough.
 key = {{ env = "FAL_KEY" }}
 """
 
-_ADDED = "# Added by `refresher discover --merge`. To be set: {variables}.\n"
+_ADDED = "# Added by `refresher discover --merge`.\n{variables}\n"
 
 _NAMES = {
     "ecr": "Amazon ECR",
@@ -38,21 +42,22 @@ _NAMES = {
     "dockerhub": "Docker Hub",
     "oci": "Registry",
 }
-_AWS_IDENTITY = (
-    "AWS credentials: boto3's default chain, such as AWS_ACCESS_KEY_ID, AWS_PROFILE or a role.",
-)
+_AWS_IDENTITY = ("AWS credentials: boto3's default chain, such as AWS_PROFILE or a role.",)
 _HINTS: dict[str, tuple[str, ...]] = {
     "ecr": _AWS_IDENTITY,
     "ecr-public": (
         *_AWS_IDENTITY,
-        "Public images pull anonymously, and a stale secret is worse than none: drop the login",
-        "from the app unless its rate limits are in the way.",
+        "Public images pull anonymously, and a stale secret is worse than none: drop",
+        "the login from the app unless its rate limits are in the way.",
     ),
     "gar": (
-        "A key file serves as well, the one of GOOGLE_APPLICATION_CREDENTIALS for instance:",
+        "A key file serves as well, such as that of GOOGLE_APPLICATION_CREDENTIALS:",
         'key = { file = "/path/to/key.json" }',
     ),
-    "gar token": ("Google credentials: application default ones, GOOGLE_APPLICATION_CREDENTIALS.",),
+    "gar token": (
+        "Google credentials: application default ones, such as those that",
+        "GOOGLE_APPLICATION_CREDENTIALS names.",
+    ),
     "dockerhub": ("Nobody is warned of its end unless it stands here: expires_on = 2027-03-01",),
     "oci": ("Nobody is warned of its end unless it stands here: expires_on = 2027-03-01",),
 }
@@ -72,8 +77,8 @@ def write(path: Path, found: Discovery, *, force: bool = False) -> Written:
 
     Raises `RefresherError` where there is one, or it cannot be written.
     """
-    lines = _HEAD.format(variables=", ".join(("FAL_KEY", *variables(found.targets))))
-    text = "\n".join((lines, *map(_block, found.targets)))
+    head = _HEAD.format(variables=_to_be_set("FAL_KEY", *variables(found.targets)))
+    text = "\n".join((head, *map(_block, found.targets)))
     _put(path, text.encode(), over=force)
     return Written(path, found.targets)
 
@@ -100,6 +105,17 @@ def variables(targets: Iterable[Target]) -> list[str]:
 
 
 # --- text ---------------------------------------------------------------------------------------
+
+
+def _to_be_set(*names: str) -> str:
+    return textwrap.fill(
+        f"To be set before `refresher run`: {', '.join(names) or 'nothing new'}.",
+        _COLUMNS,
+        initial_indent="# ",
+        subsequent_indent="#   ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _block(target: Target) -> str:
@@ -142,7 +158,7 @@ def _value(value: Any) -> str:
 def _appended(path: Path, added: list[Target]) -> bytes:
     """The file with the targets at its end. Raises `ConfigError` where it takes no more tables."""
     before = path.read_bytes()
-    head = _ADDED.format(variables=", ".join(variables(added)) or "nothing new")
+    head = _ADDED.format(variables=_to_be_set(*variables(added)))
     gap = "" if before.endswith(b"\n") else "\n"
     text = "\n".join((gap, head, *map(_block, added)))
     if b"\r\n" in before:

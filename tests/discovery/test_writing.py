@@ -63,10 +63,12 @@ def test_comments_tell_what_each_target_is_for(found: Discovery, path: Path) -> 
     """Where it is used, and where its credentials come from."""
     write(path, found)
     text = path.read_text()
-    assert "FAL_KEY, DOCKERHUB_TOKEN, GOOGLE_AR_JSON_BASE64, GHCR_TOKEN" in text
+    named = " ".join(text.replace("#", "").split())
+    assert "FAL_KEY, DOCKERHUB_TOKEN, GOOGLE_AR_JSON_BASE64, GHCR_TOKEN" in named
     assert "# Amazon ECR account 123456789012, region us-east-1; used by" in text
     assert "#   my-server (c/pyproject.toml:9)" in text
     assert "boto3's default chain" in text
+    assert not [line for line in text.splitlines() if line.startswith("# ") and len(line) > 80]
     assert "GOOGLE_APPLICATION_CREDENTIALS" in text
     assert max(map(len, text.splitlines())) <= 100
 
