@@ -58,7 +58,7 @@ ENVIRONMENT = """\
 | `FAL_KEY` | the default of `fal.key` |
 | `FAL_GRPC_HOST` | the default of `fal.host` |
 | `GRPC_DEFAULT_SSL_ROOTS_FILE_PATH` | `daemon.ca_bundle`, for fal alone |
-| `REQUESTS_CA_BUNDLE` | `daemon.ca_bundle`, for the notices of Apprise, which hears this alone |
+| `REQUESTS_CA_BUNDLE` | the public authorities, for notices; `daemon.ca_bundle` goes before it |
 | `STATE_DIRECTORY`, `XDG_STATE_HOME` | the folder of the default `daemon.state` |
 | `NO_COLOR` | any value turns colours off |
 

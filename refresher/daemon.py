@@ -112,6 +112,7 @@ class Daemon:
             references=lambda: () if options.dry_run else self._config.daemon.notify,
             clock=self._clock,
             count=self._metrics.notified,
+            ca_bundle=self._config.daemon.ca_bundle,
         )
         self._heartbeat = Heartbeat(
             reference=lambda: None if options.dry_run else self._config.daemon.heartbeat_url,

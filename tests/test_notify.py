@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -690,19 +691,24 @@ def test_without_the_extra_a_configured_url_is_an_error(monkeypatch: pytest.Monk
     notify.require(config(CONFIG.replace("notify =", "#notify =")))
 
 
-def test_an_authority_of_ones_own_is_the_environments(
+def test_an_authority_of_ones_own_is_trusted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clock: ManualClock
 ) -> None:
-    """Apprise takes no bundle as an argument; it hears the variable that SECURITY.md names."""
+    """The bundle of the configuration goes before the variable; without either, nobody is."""
     certificates = authority(tmp_path / "tls", datetime.now(UTC))
+    other = authority(tmp_path / "other", datetime.now(UTC))
     with Receiver(certificates=certificates) as receiver:
         url = reference(tmp_path / "url", receiver.notify_url.replace("json:", "jsons:"))
         monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
         with pytest.raises(Unavailable):
             send(url, notify.TEST)
+        send(url, notify.TEST, ca_bundle=certificates.ca_file)
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificates.ca_file))
         send(url, notify.TEST)
-        assert receiver.titles == [notify.TEST.title]
+        assert receiver.titles == [notify.TEST.title] * 2
+        with pytest.raises(Unavailable):
+            send(url, notify.TEST, ca_bundle=other.ca_file)
+        assert len(receiver.titles) == 2
 
 
 @pytest.mark.slow
@@ -843,15 +849,17 @@ def test_the_troubles_are_those_of_bad_targets(bench: Bench) -> None:
 # --- the daemon --------------------------------------------------------------------------------
 
 
-def test_a_daemon_tells_of_a_refusal_and_of_its_end(receiver: Receiver) -> None:
-    """The real process: revoked, replaced, told twice; with a heartbeat and counted."""
-    with World(token_life=timedelta(seconds=40)) as world:
+def test_a_daemon_tells_of_a_refusal_and_of_its_end() -> None:
+    """The real process, over TLS: revoked, replaced, told twice; with a heartbeat and counted."""
+    with ExitStack() as stack:
+        world = stack.enter_context(World(token_life=timedelta(seconds=40)))
+        receiver = stack.enter_context(Receiver(certificates=world.certificates))
         world.configure(policy={"reverify_interval": "1s"})
         text = world.config.read_text()
         keys = 'notify = [{ env = "NOTIFY_URL" }]\nheartbeat_url = { env = "HEARTBEAT_URL" }'
         world.config.write_text(text.replace("[daemon]", f"[daemon]\n{keys}"))
         world.extra = {
-            "NOTIFY_URL": receiver.notify_url,
+            "NOTIFY_URL": receiver.notify_url.replace("json:", "jsons:"),
             "HEARTBEAT_URL": f"{receiver.url}/ping/{CANARY}",
         }
         with world.daemon() as run:

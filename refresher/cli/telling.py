@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +16,7 @@ from refresher.cli.settings import Settings
 from refresher.errors import ConfigError, Failure
 
 if TYPE_CHECKING:
+    from refresher.config import Config
     from refresher.references import Reference
 
 
@@ -34,9 +35,9 @@ def notify(settings: Settings, test: bool, as_json: bool) -> Exit:
     if not test:
         raise click.UsageError("give --test to send a test notice to every URL of daemon.notify")
     logs.configure("console", debug=settings.debug, stream=sys.stderr)
-    references = _references(settings)
+    config = _config(settings)
     with Line(sys.stderr).waiting("sending a test notice"):
-        results = [_try(reference) for reference in references]
+        results = [_try(reference, config.daemon.ca_bundle) for reference in config.daemon.notify]
     if as_json:
         say_json({"notifiers": results})
     else:
@@ -45,20 +46,20 @@ def notify(settings: Settings, test: bool, as_json: bool) -> Exit:
     return Exit.GOOD if all(result["result"] == "ok" for result in results) else Exit.FAILED
 
 
-def _try(reference: Reference) -> dict[str, str]:
+def _try(reference: Reference, ca_bundle: Path | None) -> dict[str, str]:
     """What became of a test at one URL, of which its reference and scheme alone are shown."""
     from refresher.notify import TEST, scheme, send
 
     about = {"notifier": str(reference), "result": "ok", "service": scheme(reference)}
     try:
-        send(reference, TEST)
+        send(reference, TEST, ca_bundle=ca_bundle)
     except Failure as failure:
         return {**about, "result": "failed", "detail": failure.message}
     return {**about, "detail": "the service accepted the notice"}
 
 
-def _references(settings: Settings) -> Sequence[Reference]:
-    """The configured URLs. Raises `ConfigError` where there is none, or none can be told."""
+def _config(settings: Settings) -> Config:
+    """The configuration. Raises `ConfigError` where it has no URL, or none can be told."""
     from refresher.notify import require
 
     config = settings.load("nothing")
@@ -69,4 +70,4 @@ def _references(settings: Settings) -> Sequence[Reference]:
     for index, reference in enumerate(references):
         settings.read(config, f"daemon.notify[{index}]", reference)
     require(config)
-    return references
+    return config

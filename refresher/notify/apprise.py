@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 from refresher.config import Config
 from refresher.deadline import CALL_SECONDS, within
@@ -30,13 +31,20 @@ def require(config: Config) -> None:
         raise ConfigError(config.problem("daemon.notify", problem))
 
 
-def send(reference: Reference, notice: Notice, *, call_seconds: float = CALL_SECONDS) -> None:
+def send(
+    reference: Reference,
+    notice: Notice,
+    *,
+    ca_bundle: Path | None = None,
+    call_seconds: float = CALL_SECONDS,
+) -> None:
     """Send a notice to the URL that is read anew, within `call_seconds`.
 
-    Raises `Misconfigured`, `TimedOut` or `Unavailable`; none of them says a part of the URL.
+    `ca_bundle`: PEM file instead of the public authorities, for services over HTTPS. Raises
+    `Misconfigured`, `TimedOut` or `Unavailable`; none of them says a part of the URL.
     """
     url = reference.read()
-    within(call_seconds, "the notifier", partial(_send, url, notice))
+    within(call_seconds, "the notifier", partial(_send, url, notice, ca_bundle))
 
 
 def scheme(reference: Reference) -> str:
@@ -49,7 +57,7 @@ def scheme(reference: Reference) -> str:
     return found[1].lower() if found else "?"
 
 
-def _send(url: SecretValue, notice: Notice) -> None:
+def _send(url: SecretValue, notice: Notice, ca_bundle: Path | None) -> None:
     import apprise  # noqa: PLC0415 - optional, and 30 MB that only this thread needs
 
     asset = apprise.AppriseAsset(
@@ -60,6 +68,9 @@ def _send(url: SecretValue, notice: Notice) -> None:
         raise Misconfigured("is no URL that Apprise knows; see its list of services")
     if not all(service.verify_certificate for service in services):
         raise Misconfigured("switches the check of certificates off; take `verify` out of it")
+    if ca_bundle is not None:
+        for service in services:  # requests takes a path, and other libraries take it for True
+            service.verify_certificate = str(ca_bundle)  # type: ignore[assignment] # its default
     kind = apprise.NotifyType(_TYPES[notice.kind])
     if not services.notify(title=notice.title, body=notice.text, notify_type=kind):
         raise Unavailable("the service is unreachable or did not accept the notice")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Literal
 
@@ -31,8 +32,10 @@ class Lane:
         reference: Reference,
         count: Callable[[Outcome], None],
         retry_seconds: Sequence[float] = RETRY_SECONDS,
+        ca_bundle: Path | None = None,
     ) -> None:
         self._reference = reference
+        self._ca_bundle = ca_bundle
         self._count = count
         self._retry_seconds = retry_seconds
         self._waiting: SimpleQueue[Notice | None] = SimpleQueue()
@@ -79,7 +82,7 @@ class Lane:
 
     def _sent(self, notice: Notice, retry_seconds: float | None) -> bool:
         try:
-            send(self._reference, notice)
+            send(self._reference, notice, ca_bundle=self._ca_bundle)
         except Failure as failure:
             logs.warning(
                 "notification.failed",

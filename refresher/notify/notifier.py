@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from refresher import logs
 from refresher.clock import Clock
@@ -37,6 +38,7 @@ class Notifier:
         clock: Clock,
         count: Callable[[Outcome], None],
         retry_seconds: Sequence[float] = RETRY_SECONDS,
+        ca_bundle: Path | None = None,
     ) -> None:
         """`references` are the Apprise URLs of the present configuration."""
         self._store = store
@@ -45,6 +47,7 @@ class Notifier:
         self._clock = clock
         self._count = count
         self._retry_seconds = retry_seconds
+        self._ca_bundle = ca_bundle
         self._lock = threading.Lock()
         self._lanes: dict[Reference, Lane] = {}
         self._closed = False
@@ -102,5 +105,5 @@ class Notifier:
         for gone in self._lanes.keys() - set(references):
             self._lanes.pop(gone).stop()
         for new in set(references) - self._lanes.keys():
-            self._lanes[new] = Lane(new, self._count, self._retry_seconds)
+            self._lanes[new] = Lane(new, self._count, self._retry_seconds, self._ca_bundle)
         return list(self._lanes.values())

@@ -51,6 +51,19 @@ def test_every_url_hears_the_test(world: World, receiver: Receiver) -> None:
     assert CANARY not in done.stdout + done.stderr
 
 
+def test_a_service_of_ones_own_authority_hears_it(world: World) -> None:
+    """`daemon.ca_bundle` is trusted, as with every other peer."""
+    with Receiver(certificates=world.certificates) as receiver:
+        tell(world, f"jsons://127.0.0.1:{receiver.port}/")
+        done = world.cli("notify", "--test")
+        assert done.returncode == 0, done.stdout
+        assert len(receiver.requests) == 1
+        bundle = f'ca_bundle = "{world.certificates.ca_file}"'
+        world.config.write_text(world.config.read_text().replace(bundle, ""))
+        assert world.cli("notify", "--test").returncode == 1
+        assert len(receiver.requests) == 1
+
+
 def test_one_that_fails_is_exit_1(world: World, receiver: Receiver) -> None:
     """The others are told all the same, and no part of a URL is shown."""
     good = f"json://127.0.0.1:{receiver.port}/"
