@@ -511,6 +511,48 @@ TOGETHER = [
         {"ecr": {**ECR_TABLE, "image": "b:1"}},
     ),
     Case(
+        "a-monorepo-with-a-secret-for-each",
+        {
+            "services/a/pyproject.toml": table(ECR, "$ECR_A", name="a"),
+            "services/b/pyproject.toml": table(ABROAD, "$ECR_B", name="b"),
+            "pyproject.toml": "[tool.uv.workspace]\nmembers = ['services/*']\n",
+        },
+        [
+            "a services/a/pyproject.toml:5 ecr ECR_A reference",
+            "b services/b/pyproject.toml:5 ecr ECR_B reference",
+        ],
+        ["target ecr-a: a new token", "target ecr-b: a new token"],
+        {
+            "ecr-a": {**ECR_TABLE, "secret": "ECR_A"},
+            "ecr-b": {**ECR_TABLE, "registry": ABROAD, "secret": "ECR_B"},
+        },
+    ),
+    Case(
+        "a-monorepo-whose-apps-share-a-module",
+        {
+            "a/app.py": app("REG", before="from shared.registries import REG\n"),
+            "b/app.py": app("registries.REG", before="from shared import registries\n").replace(
+                "MyApp", "Other"
+            ),
+            "shared/registries.py": f"REG = {one(ECR)}\n",
+        },
+        [*ecr_in("shared/registries.py:1"), *ecr_in("shared/registries.py:1", "Other")],
+        ["target ecr: a new token"] * 2,
+        {"ecr": ECR_TABLE},
+    ),
+    Case(
+        "a-monorepo-with-a-broken-member",
+        {
+            "a/pyproject.toml": table(ECR, "$AWS_ECR_PASSWORD", name="MyApp"),
+            "b/pyproject.toml": "[tool.fal",
+            "c/app.py": "registries = {",
+        },
+        ecr_in("a/pyproject.toml:5"),
+        ["target ecr: a new token"],
+        {"ecr": ECR_TABLE},
+        ["b/pyproject.toml: not read: not TOML", "c/app.py: not read: line 1"],
+    ),
+    Case(
         "one-secret-for-two-accounts-of-a-region",
         py(f"{{**{one(ECR)}, **{one(OTHER)}}}"),
         ecr_in() * 2,
@@ -693,6 +735,8 @@ def test_a_project_is_read(tmp_path: Path, case: Case) -> None:
     assert CANARY not in everything(found)
 
 
-def test_there_are_many_projects_with_names_of_their_own() -> None:
-    """The table is a promise of this project: 40 at least."""
-    assert len({case.name for case in CASES}) == len(CASES) >= 40
+def test_there_are_many_projects_and_no_two_are_alike() -> None:
+    """A row that is lost is noticed; fal's own examples and the large folders come on top."""
+    assert len(CASES) == 91
+    assert len({case.name for case in CASES}) == len(CASES)
+    assert len({repr(sorted(case.files.items())) for case in CASES}) == len(CASES)
