@@ -41,9 +41,10 @@ References are followed anew at every attempt. A variable that is not set is an 
 starts, shows the target as failing with `config`, and takes the file up when it comes.
 
 The file is read anew when it changes, and at SIGHUP; so is a fal project, when one of its
-`pyproject.toml`, Python files or Dockerfiles changes, comes or goes. A file with a problem changes
-nothing. A target that is taken out is no longer kept, and its fal secret stays as it is. All
-applies at once but what needs a restart, which the log then asks for (`config.restart_needed`):
+`pyproject.toml`, Python files or Dockerfiles changes, comes or goes. That is seen within 5 s, in a
+project of many thousand files within a minute. A file with a problem changes nothing. A target that
+is taken out is no longer kept, and its fal secret stays as it is. All applies at once but what
+needs a restart, which the log then asks for (`config.restart_needed`):
 """
 
 ENVIRONMENT = """\

@@ -26,8 +26,12 @@ from refresher.notify import HEARTBEAT_SECONDS, Heartbeat, Notifier
 #: Seconds that running attempts get to end their stage after SIGTERM; a stage takes 8 at most.
 STOP_SECONDS = CALL_SECONDS + 1.0
 
-#: Seconds between two looks at the files of the configuration.
+#: Seconds between two looks at the files of the configuration. Those of a large project take
+#: time to look at, so it is done less often there, but for a file to be seen within a minute.
 WATCH_SECONDS = 5.0
+_LONGEST_WATCH_SECONDS = 60.0
+#: Seconds between two looks for each second that a look takes: half a percent of a core.
+_PAUSE_A_SECOND = 200.0
 
 #: Seconds of those that notices on their way get.
 _PARTING_SECONDS = 1.0
@@ -88,7 +92,7 @@ class Daemon:
         #: Of the last reload, where it was rejected.
         self._config_problem: str | None = None
         self._seen = self._stamps()
-        self._watched_at = self._clock.monotonic()
+        self._watch_at = self._clock.monotonic() + WATCH_SECONDS
         # A signal handler may put into it at any moment, which an Event's lock would not bear.
         self._calls: SimpleQueue[signal.Signals] = SimpleQueue()
         self._engine = Engine(
@@ -175,11 +179,13 @@ class Daemon:
 
     def watch(self) -> None:
         """Read the configuration anew where one of its files changed; looks every 5 s at most."""
-        now = self._clock.monotonic()
-        if now - self._watched_at < WATCH_SECONDS:
+        begun = self._clock.monotonic()
+        if begun < self._watch_at:
             return
-        self._watched_at = now
         before, self._seen = self._seen, self._stamps()
+        ended = self._clock.monotonic()
+        pause = max(WATCH_SECONDS, (ended - begun) * _PAUSE_A_SECOND)
+        self._watch_at = ended + min(pause, _LONGEST_WATCH_SECONDS)
         if before == self._seen:
             return
         self.reload()
@@ -218,7 +224,7 @@ class Daemon:
         return True
 
     def _stamps(self) -> Mapping[Path, _Stamp | None]:
-        return {path: _stamp(path) for path in self._options.watched()}
+        return {path: _stamp(path) for path in dict.fromkeys(self._options.watched())}
 
     def _read(self) -> Config:
         config = self._load()

@@ -138,6 +138,31 @@ def test_what_a_source_names_is_watched_as_well(watched: Watched, folder: Path) 
     assert image(watched) == "team/app:2"
 
 
+@pytest.mark.parametrize(("took", "pause"), [(0.0, 5), (0.1, 20), (9.0, 60)])
+def test_what_takes_long_is_looked_at_less_often(
+    clock: ManualClock, took: float, pause: float
+) -> None:
+    """At most a two-hundredth of the time, but at least once a minute."""
+    looks = 0
+
+    def slowly() -> list[Path]:
+        nonlocal looks
+        looks += 1
+        clock.advance(timedelta(seconds=took))
+        return []
+
+    with made(lambda: parsed(MINIMAL), Options(watched=slowly), clock) as daemon:
+        clock.advance(timedelta(seconds=WATCH_SECONDS))
+        daemon.watch()
+        before = looks
+        clock.advance(timedelta(seconds=pause - 0.1))
+        daemon.watch()
+        assert looks == before
+        clock.advance(timedelta(seconds=0.1))
+        daemon.watch()
+        assert looks == before + 1
+
+
 def test_a_file_that_is_searched_for_may_come_later(watched: Watched) -> None:
     """The first of the usual places counts, and its going away changes nothing."""
     Path("config").mkdir()
