@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Real peers that the tests talk to, from Debian.
-PEERS := docker-registry skopeo apache2-utils prometheus prometheus-alertmanager chromium fish
+PEERS := docker-registry skopeo apache2-utils prometheus prometheus-alertmanager chromium fish zsh
 
 .PHONY: setup demo test test-slow check format bench lock build peers clean
 

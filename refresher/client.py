@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
@@ -142,8 +143,9 @@ def _document(response: httpx.Response, url: str) -> dict[str, Any]:
 
 
 def _nobody(url: str, error: httpx.TransportError) -> str:
+    why = re.sub(r"^\[Errno -?\d+\] ", "", str(error))
     return (
-        f"no daemon answers at {url} ({error});"
+        f"no daemon answers at {url} ({why});"
         " start `refresher run`, or say where it is with --url or REFRESHER_URL"
     )
 

@@ -165,6 +165,21 @@ def test_the_workflow_of_github_runs(desk: Desk) -> None:
     assert desk.deployed == ["my-server"]
 
 
+def test_the_steps_for_github_run(desk: Desk) -> None:
+    """Those of the page; what they install is on the desk already."""
+    (block,) = blocks("yaml")
+    install, deploy = [step for step in yaml.safe_load(block.text) if "run" in step]
+    assert install["run"].startswith("pipx install")
+    assert deploy["env"] == {"FAL_KEY": "${{ secrets.FAL_KEY }}"}
+    done = desk.type(deploy["run"])
+    assert done.returncode == 0, done.stderr
+    assert desk.deployed == ["my-server"]
+    desk.aws.error("AccessDeniedException", 400, "User is not authorized")
+    failed = desk.type(deploy["run"].replace("4h", "1s"))
+    assert failed.returncode == Exit.FAILED
+    assert desk.deployed == ["my-server"]
+
+
 # --- other blocks ------------------------------------------------------------------------------
 
 
@@ -269,6 +284,7 @@ def test_a_test_that_is_named_is_there() -> None:
 @pytest.mark.parametrize(
     ("script", "arguments", "page"),
     [
+        ("generate_commands.py", "", "commands.md"),
         ("generate_configuration.py", "", "configuration.md"),
         ("generate_json.py", "", "json.md"),
         ("generate_json.py", "--schema", "json.schema.json"),

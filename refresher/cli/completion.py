@@ -23,10 +23,10 @@ def completion(context: click.Context, shell: str) -> Exit:
     """Print a script that completes commands, options and targets.
 
     \b
-    ~/.bashrc  eval "$(refresher completion bash)"
-    ~/.zshrc   autoload -Uz compinit && compinit
-               eval "$(refresher completion zsh)"
-    fish       refresher completion fish > ~/.config/fish/completions/refresher.fish
+    ~/.bashrc    eval "$(refresher completion bash)"
+    ~/.zshrc     autoload -Uz compinit && compinit
+                 eval "$(refresher completion zsh)"
+    config.fish  refresher completion fish | source
     """
     kind = get_completion_class(shell)
     assert kind is not None  # noqa: S101 - the choice above holds click's own names

@@ -42,7 +42,7 @@ def run(settings: Settings, dry_run: bool) -> Exit:
 
 
 @click.command(
-    epilog="Example: refresher token ecr | docker login --username AWS --password-stdin REGISTRY"
+    epilog="Example: refresher token ecr | docker login -u AWS --password-stdin REGISTRY"
 )
 @options.target(required=True)
 @options.common
@@ -83,7 +83,10 @@ def _unset(settings: Settings, config: Config, target: str) -> Iterator[str]:
     "--for", "life", type=options.Duration(), metavar="TIME", help="End by itself after this long."
 )
 @click.option(
-    "--port", type=click.IntRange(0, 65535), help="Port of the status page; else a free one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Of the status page; else 9478 where that is free.",
 )
 @options.debugging
 def demo(life: timedelta | None, port: int | None) -> Exit:

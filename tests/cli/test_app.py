@@ -114,10 +114,11 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_command_has_help_with_an_example(capsys: Printed, command: tuple[str, ...]) -> None:
-    """The example is one that can be typed."""
+    """The example is one that can be typed; all of it fits a terminal."""
     assert main([*command, "--help"]) == 0
-    example = f"Example: refresher {' '.join(command)}"
-    assert example in " ".join(capsys.readouterr().out.split())
+    shown = capsys.readouterr().out
+    assert f"Example: refresher {' '.join(command)}" in " ".join(shown.split())
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("group", [(), ("config",)], ids=["root", "config"])

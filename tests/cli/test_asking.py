@@ -31,7 +31,7 @@ def test_without_a_daemon_it_is_exit_3(world: World, command: str) -> None:
     """And one line that says what to do."""
     done = world.cli(*command.split())
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr.startswith(f"error: no daemon answers at {world.url} ")
+    assert done.stderr.startswith(f"error: no daemon answers at {world.url} (Connection refused);")
     assert "start `refresher run`" in done.stderr
     assert done.stderr.count("\n") == 1
 

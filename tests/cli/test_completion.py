@@ -57,6 +57,10 @@ def test_each_shell_has_its_script(world: World, shell: str) -> None:
 ASKED = {
     "bash": 'eval "$(refresher completion bash)"; COMP_WORDS=(refresher once ""); COMP_CWORD=2;'
     ' _refresher_completion refresher; printf "%s\\n" "${COMPREPLY[@]}"',
+    # Its own completion needs a line editor, so what it is handed is printed.
+    "zsh": "compdef() { :; }; compadd() { print -l $completions; };"
+    ' eval "$(refresher completion zsh)"; words=(refresher once ""); CURRENT=3;'
+    " _refresher_completion",
     "fish": 'refresher completion fish | source; complete --do-complete "refresher once "',
 }
 
