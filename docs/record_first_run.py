@@ -11,13 +11,11 @@ cut to two seconds; nothing else is changed.
 from __future__ import annotations
 
 import codecs
-import fcntl
 import json
 import os
 import pty
 import re
 import select
-import struct
 import subprocess
 import sys
 import tempfile
@@ -219,7 +217,7 @@ class Terminal:
 def terminal(folder: Path, environ: Mapping[str, str], *, pace: float) -> Iterator[Terminal]:
     """A shell in a folder, on a terminal of its own."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    termios.tcsetwinsize(theirs, (ROWS, COLUMNS))
     shell = subprocess.Popen(
         # The terminal controls it, so that Ctrl-C and jobs are as usual.
         ["setsid", "--ctty", "bash", "--norc", "--noprofile", "--noediting", "-i"],  # noqa: S607

@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -14,26 +15,55 @@ import click
 import pytest
 
 from refresher.sandbox.http import Fault
-from tests.world import World, wait_for
+from refresher.sandbox.world import secret_name
+from tests.world import REGISTRY, World, wait_for
 
 
 def on_terminal(world: World, *arguments: str) -> tuple[str, str]:
-    """What a command writes to a terminal, and to standard error."""
+    """What a command writes to a terminal of 80 columns, and to standard error."""
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "refresher", *arguments],
+        env=world.process_environ() | {"TERM": "xterm"},
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(theirs)
+    seen = b""
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "refresher", *arguments],
-            env=world.process_environ() | {"TERM": "xterm"},
-            stdout=theirs,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-        return os.read(ours, 65536).decode(), done.stderr
+        with suppress(OSError):  # the other end is closed
+            while part := os.read(ours, 65536):
+                seen += part
+        return seen.decode(), process.communicate(timeout=30)[1]
     finally:
-        os.close(theirs)
+        process.kill()
         os.close(ours)
+
+
+LONG = "ecr-of-the-platform-team-in-europe"
+
+
+def test_what_people_read_fits_80_columns(world: World) -> None:
+    """Of every command, with names as long as people give, and with something to complain of."""
+    world.configure({"ecr": REGISTRY, LONG: REGISTRY}, policy={"reverify_interval": "1s"})
+    shown: dict[str, str] = {}
+    with world.daemon():
+        wait_for(lambda: world.fal.value("main", secret_name(LONG)), "the first publish")
+        world.aws.error("AccessDeniedException", 400, "User is not authorized to do this at all")
+        for line in (
+            f"refresh {LONG}",
+            *("status", "status ecr", f"status {LONG}", "history", f"history {LONG}"),
+            *("check", "check --within 1d", f"doctor {LONG}", "once --max-age 4h"),
+            *(f"pause {LONG}", f"resume {LONG}", "policy ecr", "config check"),
+        ):
+            shown[line] = "".join(on_terminal(world, *line.split()))
+    assert "failed" in shown[f"refresh {LONG}"]
+    lines = [(name, each) for name, text in shown.items() for each in standing(text)]
+    # A command is there to be copied, and the configuration's path is the test's.
+    wide = [(name, each) for name, each in lines if len(each) > 80]
+    assert [each for name, each in wide if "fal keys create" not in each] == []
 
 
 def test_the_state_word_has_a_colour_on_a_terminal(world: World) -> None:
