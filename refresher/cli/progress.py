@@ -15,6 +15,9 @@ from refresher.cli.output import NARROW, span
 
 _CLEAR = "\r\x1b[K"
 
+#: Seconds of waiting of which nobody needs to be told; a line for less would only flicker.
+_UNNOTICED = 0.2
+
 
 class Line:
     """The last line of a stream, written anew every second; what is logged stands above it."""
@@ -40,12 +43,13 @@ class Line:
         finally:
             over.set()
             thread.join()
-            self._show("")
+            if self._text:
+                self._show("")
 
     def _run(self, what: str, most: timedelta | None, over: threading.Event) -> None:
         began = time.monotonic()
         limit = "" if most is None else f" of at most {span(most)}"
-        while not over.wait(0 if not self._text else 1):
+        while not over.wait(1 if self._text else _UNNOTICED):
             passed = timedelta(seconds=time.monotonic() - began)
             self._show(f"{what}: {span(passed)}{limit}")
 
