@@ -22,6 +22,7 @@ from refresher.errors import ConfigError
 from refresher.metrics import Metrics
 from refresher.model import Actor, Attempt, Observer, Status, Target
 from refresher.notify import HEARTBEAT_SECONDS, Heartbeat, Notifier
+from refresher.state import LEASE_SECONDS
 
 #: Seconds that running attempts get to end their stage after SIGTERM; a stage takes 8 at most.
 STOP_SECONDS = CALL_SECONDS + 1.0
@@ -67,6 +68,8 @@ class Options:
     watched: Callable[[], Iterable[Path]] = tuple
     #: Publish nothing and remember nothing.
     dry_run: bool = False
+    #: Seconds for which other replicas leave alone what this one is at.
+    lease_seconds: float = LEASE_SECONDS
 
 
 class Daemon:
@@ -100,6 +103,7 @@ class Daemon:
             clock=self._clock,
             observers=[self._observe, *observers],
             dry_run=options.dry_run,
+            lease_seconds=options.lease_seconds,
         )
         self._metrics = Metrics(
             store=self._engine.store,
@@ -143,6 +147,8 @@ class Daemon:
             engine.take_up()
             engine.scheduler.start()
             engine.scheduler.every(_STATE_SECONDS, engine.watch_state)
+            if engine.shared is not None:
+                engine.scheduler.every(self._options.lease_seconds / 12, engine.watch_replicas)
             engine.scheduler.every(_MINUTE, lambda: engine.tidy(self._config))
             engine.scheduler.every(_MINUTE, self._notifier.look)
             engine.scheduler.every(HEARTBEAT_SECONDS, self._heartbeat.beat)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
@@ -21,6 +21,8 @@ from refresher.model import (
     ListedSecret,
     Observer,
     Publisher,
+    Replica,
+    Replicas,
     SecretRef,
     SecretStatus,
     SecretValue,
@@ -30,9 +32,10 @@ from refresher.model import (
 )
 from refresher.publish.fal import FalPublisher
 from refresher.refresh import Refresher
-from refresher.scheduler import Scheduler, adopt, close_orphans, resume
+from refresher.replicas import Alone, config_digest
+from refresher.scheduler import Scheduler, adopt, close_orphans, resume, take_over
 from refresher.sharing import Sharing
-from refresher.state import SqlStore
+from refresher.state import LEASE_SECONDS, SharedStore, SqlStore, is_shared
 from refresher.targets import Parts, build
 
 
@@ -49,8 +52,10 @@ class Engine:
         clock: Clock,
         observers: Sequence[Observer] = (),
         dry_run: bool = False,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> None:
-        """`dry_run`: publish nothing and remember nothing.
+        """`dry_run`: publish nothing and remember nothing; `lease_seconds`: how long another
+        replica leaves alone what this one is at.
 
         Raises `ConfigError`, or `StateError` where another process owns the state.
         """
@@ -64,8 +69,13 @@ class Engine:
         self._accounts: dict[str, Account] = {}
         self._channels: list[FalPublisher] = []
         self._use_accounts(config)
-        self.store = _open_store(config, clock, dry_run)
-        self.held = Held()
+        self.store = _open_store(config, clock, dry_run, lease_seconds)
+        #: The state as replicas share it; None where nobody else can use it.
+        self.shared = self.store if isinstance(self.store, SharedStore) else None
+        self.replicas: Replicas = self.shared or Alone()
+        self._seen = Seen()
+        self._announce_config()
+        self.held = Held(self.replicas.elsewhere)
         self.health = Health(config.daemon.workers, clock.monotonic())
         sharing = Sharing(store=self.store, held=self.held, targets=lambda: self.targets)
         self.control = Control(self.store, lambda: self.targets, clock)
@@ -80,12 +90,14 @@ class Engine:
                 rng=Random(),  # noqa: S311 - jitter, not cryptography
                 stopping=self.stopping,
                 observers=[logs.attempt, *observers, sharing],
+                replicas=self.replicas,
             ),
             held=self.held,
             health=self.health,
             clock=clock,
             workers=config.daemon.workers,
             deferred=_log_deferred,
+            replicas=self.replicas,
         )
 
     def take_up(self) -> None:
@@ -93,9 +105,13 @@ class Engine:
         for line in self.store.exposed():
             logs.warning("state.permissions_wide", message=line)
         self.watch_state()
+        self.replicas.look()
         now = self.clock.now()
         adopt(self.store, self.targets, now)
-        resume(self.store, self.targets, now)
+        if self.shared is None:
+            resume(self.store, self.targets, now)
+        else:
+            self.watch_replicas()
         self.announce_overwrites()
 
     def watch_state(self) -> None:
@@ -108,6 +124,19 @@ class Engine:
             logs.event("state.up")
             close_orphans(self.store, self.clock.now())
 
+    def watch_replicas(self) -> None:
+        """Take up what a replica left behind that is gone, and say who came and went."""
+        if self.shared is None or not self.store.up:
+            return
+        now = self.clock.now()
+        close_orphans(self.store, now)
+        take_over(self.store, self.targets, self.shared.abandoned(), now)
+        self._seen.look(self.shared.there(), self.shared.replica)
+
+    def _announce_config(self) -> None:
+        if self.shared is not None:
+            self.shared.config = config_digest(self.targets)
+
     def use(self, config: Config) -> None:
         """Keep the targets of another configuration from now on.
 
@@ -117,6 +146,7 @@ class Engine:
         self._use_accounts(config)
         adopt(self.store, targets, self.clock.now())
         self.targets = targets
+        self._announce_config()
 
     def announce_overwrites(self) -> None:
         """Log what stands in fal and was not written by us, before the first publish."""
@@ -212,6 +242,33 @@ class Engine:
             self._publishers[name] = _Rehearsal(channel) if self._dry_run else channel
 
 
+class Seen:
+    """Says which replicas came and went, and when not all of them do the same."""
+
+    def __init__(self) -> None:
+        self._alive: dict[str, Replica] = {}
+        self._differ = False
+
+    def look(self, there: Iterable[Replica], me: str) -> None:
+        """Log what changed since the last look."""
+        alive = {each.id: each for each in there if each.alive}
+        if me not in alive:
+            return  # nobody was looked at yet
+        for name in alive.keys() - self._alive.keys() - {me}:
+            logs.event("replica.joined", replica=name, release=alive[name].release)
+        for name in self._alive.keys() - alive.keys() - {me}:
+            logs.warning("replica.gone", replica=name)
+        others = [name for name, each in alive.items() if each.config != alive[me].config]
+        if others and not self._differ:
+            logs.warning(
+                "replicas.differ",
+                replicas=others,
+                message="they keep other targets, or keep them in another way; start all of them"
+                " with the same configuration",
+            )
+        self._alive, self._differ = alive, bool(others)
+
+
 @contextmanager
 def running(engine: Engine) -> Iterator[Engine]:
     """The engine, closed with the block."""
@@ -235,13 +292,14 @@ class _Rehearsal:
         return self._channel.listed(environment)
 
 
-def _open_store(config: Config, clock: Clock, dry_run: bool) -> SqlStore:
-    url = config.daemon.state_url(os.environ)
-    key = config.daemon.fingerprint_key
-    return SqlStore.open_or_memory(
-        "sqlite://" if dry_run else url.reveal(),
-        clock=clock,
-        fingerprint_key=None if key is None else key.read().reveal().encode(),
+def _open_store(config: Config, clock: Clock, dry_run: bool, lease_seconds: float) -> SqlStore:
+    url = "sqlite://" if dry_run else config.daemon.state_url(os.environ).reveal()
+    reference = config.daemon.fingerprint_key
+    key = None if reference is None else reference.read().reveal().encode()
+    if not is_shared(url):
+        return SqlStore.open_or_memory(url, clock=clock, fingerprint_key=key)
+    return SharedStore.open_or_memory(
+        url, clock=clock, fingerprint_key=key, lease_seconds=lease_seconds
     )
 
 

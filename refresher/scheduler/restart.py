@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -37,6 +37,24 @@ def _resumed(
 ) -> Status:
     known = status or record.adopted(target, None, now)
     return record.resumed(target, known, now, place, many)
+
+
+def take_over(
+    store: Store, targets: Mapping[str, Target], gone: Collection[str], now: datetime
+) -> None:
+    """Pick up after a replica that is gone: spread the targets that it held."""
+    left = [targets[name] for name in gone if name in targets]
+    statuses, many = store.statuses(), len(left)
+
+    def taken_over(target: Target, place: int, status: Status | None) -> Status:
+        known = status or record.adopted(target, None, now)
+        if known.holder != statuses[target.name].holder:
+            return known  # somebody published meanwhile
+        return record.resumed(target, replace(known, holder=None), now, place / many, many)
+
+    store.update_many(
+        {target.name: partial(taken_over, target, place) for place, target in enumerate(left)}
+    )
 
 
 def close_orphans(store: Store, now: datetime) -> None:

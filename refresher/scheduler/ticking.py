@@ -10,7 +10,7 @@ import threading
 import uuid
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -20,8 +20,19 @@ from refresher import policy
 from refresher.clock import Clock
 from refresher.health import Health, Tick
 from refresher.held import Held, proof_key
-from refresher.model import Actor, Attempt, DueReason, HeldCredential, Status, Store, Target
+from refresher.model import (
+    Actor,
+    Attempt,
+    DueReason,
+    HeldCredential,
+    Life,
+    Replicas,
+    Status,
+    Store,
+    Target,
+)
 from refresher.refresh import Refresher
+from refresher.replicas import Alone
 from refresher.scheduler.checks import Checks
 from refresher.scheduler.lanes import Lanes
 from refresher.scheduler.pace import Pace
@@ -44,6 +55,20 @@ Change = Callable[[Status | None], Status]
 Deferred = Callable[[Target, datetime], None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Pick:
+    """An attempt that has a worker, and begins once no other replica is at its target."""
+
+    target: Target
+    reason: DueReason
+    actor: Actor
+    id: str
+    #: Of what there is no second at the same time.
+    alone: Hashable
+    #: Whether what stands is urgent or expired.
+    dying: bool
+
+
 class Scheduler:
     """Owns the tick and the pool. `start` and `stop` it, or `run_once` without either."""
 
@@ -59,8 +84,14 @@ class Scheduler:
         workers: int,
         deferred: Deferred,
         pool: Executor | None = None,
+        replicas: Replicas | None = None,
     ) -> None:
-        """`pool`: runs the attempts in place of that many threads; never more at a time."""
+        """`pool`: runs the attempts in place of that many threads; never more at a time.
+
+        `replicas`: with whom the targets are shared; None for nobody.
+        """
+        self._replicas = replicas or Alone()
+        self._picked: list[_Pick] = []
         self._store = store
         self._targets = targets
         self._refresher = refresher
@@ -145,6 +176,7 @@ class Scheduler:
 
     def tick(self) -> None:
         """Find what is due and hand out as much of it as the pool takes."""
+        self._replicas.look()
         with self._lock:
             now, targets = self._clock.now(), self._targets()
             if targets is not self._known:
@@ -168,9 +200,22 @@ class Scheduler:
         Returns what to write of those whose time is known.
         """
         booked: dict[str, Change] = {}
-        if not self._closed:
+        while not self._closed:
             self._queue.hand_out(lambda ready: self._start(ready, booked), lambda: self._lanes.full)
+            if self._launch():
+                break
         return booked
+
+    def _launch(self) -> bool:
+        """Begin what was picked and no other replica has; whether that was all of it."""
+        picked, self._picked = self._picked, []
+        claimed = self._replicas.claim({pick.target.name: pick.dying for pick in picked})
+        for pick in picked:
+            if pick.target.name in claimed:
+                self._begin(pick)
+            else:
+                self._let_go(pick.target.name, pick.id, pick.alone)
+        return len(claimed) == len(picked)
 
     def _book(self, booked: Mapping[str, Change]) -> None:
         """Outside of the lock: the state may be slow."""
@@ -258,24 +303,36 @@ class Scheduler:
         trigger = status.trigger if reason is DueReason.FORCED else None
         attempt = trigger.id if trigger else uuid.uuid4().hex
         actor = trigger.actor if trigger else Actor.SCHEDULE
+        dying = policy.life(target, status, self._clock.now()) in (Life.URGENT, Life.EXPIRED)
         self._running.add(target.name)
         self._lanes.enter(target.name)
         if alone is not None:
             self._under_way.add(alone)
         self._health.began(attempt, self._clock.monotonic())
-        future = self._pool.submit(self._refresher.attempt, target, reason, actor, attempt)
-        future.add_done_callback(lambda done: self._release(done, target.name, attempt, alone))
+        self._picked.append(_Pick(target, reason, actor, attempt, alone, dying))
+
+    def _begin(self, pick: _Pick) -> None:
+        future = self._pool.submit(
+            self._refresher.attempt, pick.target, pick.reason, pick.actor, pick.id
+        )
+        future.add_done_callback(
+            lambda done: self._release(done, pick.target.name, pick.id, pick.alone)
+        )
 
     def _release(self, done: Future[Attempt], name: str, id: str, alone: Hashable) -> None:
         with self._idle:
-            self._running.discard(name)
-            self._lanes.leave(name, None if done.exception() else done.result())
-            self._under_way.discard(alone)
-            self._health.ended(id)
+            self._let_go(name, id, alone, None if done.exception() else done.result())
             booked = self._hand_out()
             self._idle.notify_all()
         self._book(booked)
         done.result()  # an attempt raises only by a bug of ours, which the pool then logs
+
+    def _let_go(self, name: str, id: str, alone: Hashable, attempt: Attempt | None = None) -> None:
+        """The worker is free again."""
+        self._running.discard(name)
+        self._lanes.leave(name, attempt)
+        self._under_way.discard(alone)
+        self._health.ended(id)
 
 
 def _booked(at: datetime, known: Status, status: Status | None) -> Status:

@@ -1,4 +1,4 @@
-"""The tables, and one SQL database that holds them: SQLite or PostgreSQL by the same code."""
+"""One SQL database that holds the tables: SQLite or PostgreSQL by the same code."""
 
 from __future__ import annotations
 
@@ -12,20 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import (
-    JSON,
     URL,
-    Boolean,
-    Column,
     Connection,
     Engine,
-    Index,
-    MetaData,
     Select,
     Table,
-    Text,
     create_engine,
     delete,
-    inspect,
     make_url,
     select,
     update,
@@ -36,6 +29,7 @@ from sqlalchemy.pool import StaticPool
 
 from refresher.errors import StateError
 from refresher.model import Attempt, Status
+from refresher.state import schema
 from refresher.state.file import (
     OwnerLock,
     exposed,
@@ -50,57 +44,16 @@ from refresher.state.server import SERVER_SECONDS, ServerDeadline
 if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql
 
-#: Raised with every change that an older release could not read.
-SCHEMA_VERSION = 1
-
 #: Seconds that SQLite waits for another program's lock.
 BUSY_SECONDS = 0.25
 
 #: Rows of one statement.
 _BATCH = 500
 
+#: The columns of a target that say what is known of it.
+_ROW = ("name", "digest", "next_attempt_at", "last_success_at", "document")
+
 T = TypeVar("T")
-
-_metadata = MetaData()
-
-_meta = Table(
-    "meta",
-    _metadata,
-    Column("key", Text, primary_key=True),
-    Column("value", Text, nullable=False),
-)
-
-#: `document` is the whole status; the columns repeat of it what a person asks for.
-_targets = Table(
-    "targets",
-    _metadata,
-    Column("name", Text, primary_key=True),
-    Column("digest", Text, nullable=False),
-    Column("next_attempt_at", Text, nullable=False),
-    Column("last_success_at", Text),
-    Column("document", JSON, nullable=False),
-)
-
-#: One column for each field of `Attempt`.
-_attempts = Table(
-    "attempts",
-    _metadata,
-    Column("id", Text, primary_key=True),
-    Column("target", Text, nullable=False),
-    Column("actor", Text, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("started_at", Text, nullable=False),
-    Column("ended_at", Text),
-    Column("outcome", Text),
-    Column("failure", JSON(none_as_null=True)),
-    Column("stages", JSON, nullable=False),
-    Column("fingerprint_before", Text),
-    Column("fingerprint_after", Text),
-    Column("verified", Boolean, nullable=False),
-    Index("attempts_by_target", "target", "started_at"),
-    Index("attempts_by_start", "started_at"),
-    Index("attempts_by_end", "ended_at"),
-)
 
 #: What to say of SQLite's result codes (https://www.sqlite.org/rescode.html).
 _SQLITE_TROUBLE = {
@@ -132,9 +85,9 @@ class Database:
         self._engine: Engine | None = None
         self._opened: tuple[int, int] | None = None
         insert = _insert_of(url)
-        self._put_meta = _upsert(insert(_meta))
-        self._put_targets = _upsert(insert(_targets))
-        self._put_attempts = _upsert(insert(_attempts))
+        self._put_meta = _upsert(insert(schema.meta))
+        self._put_targets = _upsert(insert(schema.targets), _ROW)
+        self._put_attempts = _upsert(insert(schema.attempts))
 
     @property
     def connected(self) -> bool:
@@ -145,20 +98,24 @@ class Database:
             return str(self._path)
         return self._url.set(query={}).render_as_string(hide_password=True)
 
-    def connect(self, fingerprint_key: bytes | None) -> tuple[bytes, dict[str, Status]]:
+    def connect(
+        self, fingerprint_key: bytes | None, read: Callable[[Connection], T]
+    ) -> tuple[bytes, T]:
         """Open the database, made where there is none; what is there must be ours.
 
         Returns the fingerprint key kept in it, which becomes `fingerprint_key` unless that is
-        None, and what it holds.
+        None, and what `read` finds in it.
         """
         try:
             with self._translated():
-                return self._connect(fingerprint_key)
+                return self._connect(fingerprint_key, read)
         except BaseException:
             self.disconnect()
             raise
 
-    def _connect(self, fingerprint_key: bytes | None) -> tuple[bytes, dict[str, Status]]:
+    def _connect(
+        self, fingerprint_key: bytes | None, read: Callable[[Connection], T]
+    ) -> tuple[bytes, T]:
         if self._path is not None and self._lock is not None:
             make_directory(self._path.parent)
             refuse_open_directory(self._path.parent)
@@ -166,21 +123,22 @@ class Database:
             make_file(self._path)
         engine = self._engine = self._create_engine()
         self._opened = identity(self._path) if self._path is not None else None
-        agreed = self._bounded(lambda: self._agree(engine, fingerprint_key))
+        agreed = self._bounded(lambda: self._agree(engine, fingerprint_key, read))
         if self._path is not None and self._lock is not None:
             self._make_crash_safe(engine)
         return agreed
 
     def _agree(
-        self, engine: Engine, fingerprint_key: bytes | None
-    ) -> tuple[bytes, dict[str, Status]]:
+        self, engine: Engine, fingerprint_key: bytes | None, read: Callable[[Connection], T]
+    ) -> tuple[bytes, T]:
+        if not self.read_only:
+            self._prepare(engine)
         with engine.begin() as connection:
             kept = self._admit(connection)
-            documents = connection.scalars(select(_targets.c.document))
-            found = [decode(Status, document) for document in documents]
+            found = read(connection)
             if fingerprint_key not in (None, kept):
                 self._keep_key(connection, fingerprint_key)
-        return fingerprint_key or kept, {status.name: status for status in found}
+        return fingerprint_key or kept, found
 
     def _bounded(self, call: Callable[[], T]) -> T:
         """What `call` returns; a file answers or fails by itself, a server has a deadline."""
@@ -231,30 +189,53 @@ class Database:
             connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
 
     def _admit(self, connection: Connection) -> bytes:
-        """Make an empty database ours; the fingerprint key of one that is ours and of our time."""
-        tables = inspect(connection).get_table_names()
-        if not tables and not self.read_only:
-            self._create_tables(connection)
-        elif _meta.name not in tables:
+        """The fingerprint key of a database that is ours and of our time."""
+        self._refuse_what_is_not_ours(schema.table_names(connection))
+        meta = self._meta(connection)
+        return bytes.fromhex(meta["fingerprint_key"])
+
+    def _prepare(self, engine: Engine) -> None:
+        """Make an empty database ours, and bring an older one up to date."""
+        with engine.connect() as connection:
+            if self._is_prepared(connection):
+                return
+        with engine.begin() as connection:
+            schema.begin_to_change(connection)
+            if self._is_prepared(connection):
+                return  # by another replica
+            if schema.table_names(connection):
+                schema.migrate(connection)
+            else:
+                self._create_tables(connection)
+
+    def _is_prepared(self, connection: Connection) -> bool:
+        tables = schema.table_names(connection)
+        if not tables:
+            return False
+        self._refuse_what_is_not_ours(tables)
+        self._meta(connection)
+        return schema.is_current(connection, tables)
+
+    def _refuse_what_is_not_ours(self, tables: Collection[str]) -> None:
+        if schema.meta.name not in tables:
             raise StateError(
                 f"state {self} {'belongs to something else' if tables else 'is empty'};"
                 " set daemon.state to another one"
             )
-        meta = {row.key: row.value for row in connection.execute(select(_meta))}
-        if int(meta.get("schema_version", "0")) > SCHEMA_VERSION:
+
+    def _meta(self, connection: Connection) -> dict[str, str]:
+        meta = {row.key: row.value for row in connection.execute(select(schema.meta))}
+        if int(meta.get("schema_version", "0")) > schema.SCHEMA_VERSION:
             raise StateError(
                 f"state {self} was written by a newer refresher (schema {meta['schema_version']},"
-                f" this one knows {SCHEMA_VERSION}); upgrade refresher"
+                f" this one knows {schema.SCHEMA_VERSION}); upgrade refresher"
             )
-        return bytes.fromhex(meta["fingerprint_key"])
+        return meta
 
     def _create_tables(self, connection: Connection) -> None:
-        if connection.dialect.name == "sqlite":
-            # The driver begins no transaction for CREATE by itself.
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        _metadata.create_all(connection)
+        schema.create(connection)
         connection.execute(
-            self._put_meta, [{"key": "schema_version", "value": str(SCHEMA_VERSION)}]
+            self._put_meta, [{"key": "schema_version", "value": str(schema.SCHEMA_VERSION)}]
         )
         self._keep_key(connection, secrets.token_bytes(32))
 
@@ -302,50 +283,60 @@ class Database:
         """What lets others at the files, a line each with what to do."""
         return [] if self._path is None else list(exposed(self._path))
 
+    def transact(self, work: Callable[[Connection], T]) -> T:
+        """What `work` returns, in one transaction."""
+
+        def run() -> T:
+            with self._transaction() as connection:
+                return work(connection)
+
+        return self._bounded(run)
+
     def write(self, statuses: Collection[Status], attempts: Collection[Attempt]) -> None:
         """Store all in one transaction; with nothing to store, prove that it could be."""
 
-        def store() -> None:
-            with self._transaction() as connection:
-                for some in _batches(statuses):
-                    connection.execute(self._put_targets, [_target_row(each) for each in some])
-                for few in _batches(attempts):
-                    connection.execute(self._put_attempts, [columns(each) for each in few])
-                if not statuses and not attempts:
-                    connection.execute(update(_meta).values(value=_meta.c.value))
+        def store(connection: Connection) -> None:
+            for some in _batches(statuses):
+                connection.execute(self._put_targets, [target_row(each) for each in some])
+            for few in _batches(attempts):
+                connection.execute(self._put_attempts, [columns(each) for each in few])
+            if not statuses and not attempts:
+                connection.execute(update(schema.meta).values(value=schema.meta.c.value))
 
-        self._bounded(store)
+        self.transact(store)
+
+    def put_attempt(self, connection: Connection, attempt: Attempt) -> None:
+        """Store one attempt within a transaction."""
+        connection.execute(self._put_attempts, [columns(attempt)])
 
     def attempt(self, id: str) -> Attempt | None:
-        found = self._select(select(_attempts).where(_attempts.c.id == id))
+        found = self.select_attempts(select(schema.attempts).where(schema.attempts.c.id == id))
         return found[0] if found else None
 
     def attempts(self, target: str | None, limit: int) -> Sequence[Attempt]:
-        newest = select(_attempts).order_by(_attempts.c.started_at.desc(), _attempts.c.id.desc())
+        newest = select(schema.attempts).order_by(
+            schema.attempts.c.started_at.desc(), schema.attempts.c.id.desc()
+        )
         if target is not None:
-            newest = newest.where(_attempts.c.target == target)
-        return self._select(newest.limit(limit))
+            newest = newest.where(schema.attempts.c.target == target)
+        return self.select_attempts(newest.limit(limit))
 
     def open_attempts(self) -> Sequence[Attempt]:
-        return self._select(select(_attempts).where(_attempts.c.ended_at.is_(None)))
+        return self.select_attempts(
+            select(schema.attempts).where(schema.attempts.c.ended_at.is_(None))
+        )
 
-    def _select(self, statement: Select[Any]) -> Sequence[Attempt]:
-        def read() -> Sequence[Attempt]:
-            with self._transaction() as connection:
-                rows = connection.execute(statement).mappings().all()
-                return [decode(Attempt, row) for row in rows]
+    def select_attempts(self, statement: Select[Any]) -> Sequence[Attempt]:
+        def read(connection: Connection) -> Sequence[Attempt]:
+            rows = connection.execute(statement).mappings().all()
+            return [decode(Attempt, row) for row in rows]
 
-        return self._bounded(read)
+        return self.transact(read)
 
     def prune(self, before: datetime) -> int:
         time = timestamp(before)
-        old = delete(_attempts).where(_attempts.c.ended_at < time)
-
-        def forget() -> int:
-            with self._transaction() as connection:
-                return connection.execute(old).rowcount
-
-        return self._bounded(forget)
+        old = delete(schema.attempts).where(schema.attempts.c.ended_at < time)
+        return self.transact(lambda connection: connection.execute(old).rowcount)
 
     def disconnect(self) -> None:
         if self._engine is not None:
@@ -370,8 +361,11 @@ def _insert_of(url: URL) -> Callable[[Table], sqlite.Insert | postgresql.Insert]
     return insert
 
 
-def _upsert(insert: sqlite.Insert | postgresql.Insert) -> sqlite.Insert | postgresql.Insert:
-    every = insert.table.columns
+def _upsert(
+    insert: sqlite.Insert | postgresql.Insert, names: Collection[str] = ()
+) -> sqlite.Insert | postgresql.Insert:
+    """Put rows, new or known, with these columns of theirs; without `names` with all."""
+    every = [c for c in insert.table.columns if not names or c.name in names]
     return insert.on_conflict_do_update(
         index_elements=[column.name for column in every if column.primary_key],
         set_={c.name: insert.excluded[c.name] for c in every if not c.primary_key},
@@ -383,6 +377,11 @@ def _trouble(error: SQLAlchemyError) -> str:
     cause: BaseException = getattr(error, "orig", None) or error
     code = "_".join(getattr(cause, "sqlite_errorname", "").split("_")[:2])
     return _SQLITE_TROUBLE.get(code) or f"failed: {cause}; check that it is reachable and whole"
+
+
+def is_shared(url: str) -> bool:
+    """Whether several processes may use the database. Raises `StateError` as `parse_url`."""
+    return parse_url(url).get_backend_name() != "sqlite"
 
 
 def parse_url(url: str) -> URL:
@@ -416,7 +415,14 @@ def _batches(records: Iterable[T]) -> Iterator[tuple[T, ...]]:
         yield batch
 
 
-def _target_row(status: Status) -> dict[str, Any]:
+def recall(connection: Connection) -> dict[str, Status]:
+    """All that is known of every target."""
+    documents = connection.scalars(select(schema.targets.c.document))
+    found = [decode(Status, document) for document in documents]
+    return {status.name: status for status in found}
+
+
+def target_row(status: Status) -> dict[str, Any]:
+    """A row of `targets`."""
     document = encode(status)
-    repeated = ("name", "digest", "next_attempt_at", "last_success_at")
-    return {**{column: document.get(column) for column in repeated}, "document": document}
+    return {each: document if each == "document" else document.get(each) for each in _ROW}

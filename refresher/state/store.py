@@ -20,7 +20,7 @@ from refresher import record
 from refresher.clock import Clock
 from refresher.errors import StateError
 from refresher.model import Attempt, Status
-from refresher.state.database import Database, parse_url
+from refresher.state.database import Database, parse_url, recall
 from refresher.state.file import StateInUse
 from refresher.state.server import SERVER_SECONDS
 
@@ -118,15 +118,18 @@ class SqlStore:
         store = cls(
             url, clock=clock, fingerprint_key=fingerprint_key, server_seconds=server_seconds
         )
+        store._begin()
+        return store
+
+    def _begin(self) -> None:
         try:
-            store._connect()
+            self._connect()
         except StateInUse:
-            store.close()
+            self.close()
             raise
         except StateError as error:
-            store._generated_key = secrets.token_bytes(32)
-            store._fail(error)
-        return store
+            self._generated_key = secrets.token_bytes(32)
+            self._fail(error)
 
     @property
     def up(self) -> bool:
@@ -319,7 +322,7 @@ class SqlStore:
 
         Read for the first time, it tells what memory never knew.
         """
-        self._generated_key, stored = self._database.connect(self._generated_key)
+        self._generated_key, stored = self._database.connect(self._generated_key, recall)
         with self._memory:
             self._unwritten_targets.update(self._statuses)
             self._unwritten_attempts.update(self._attempts)

@@ -18,6 +18,7 @@ class Relay:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._sockets: list[socket.socket] = [self._listener]
         self._frozen: set[socket.socket] = set()
+        self._away = False
         self._threads = [threading.Thread(target=self._accept)]
 
     @property
@@ -28,6 +29,17 @@ class Relay:
     def freeze(self) -> None:
         """Swallow whatever comes over the present connections, and leave them open."""
         self._frozen = set(self._sockets)
+
+    def cut(self) -> None:
+        """End the present connections, and each new one at once."""
+        self._away = True
+        for each in self._sockets[1:]:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        """Pass bytes on again, over new connections."""
+        self._away = False
 
     def __enter__(self) -> Self:
         self._threads[0].start()
@@ -46,6 +58,9 @@ class Relay:
             while True:
                 near, _ = self._listener.accept()
                 self.accepted += 1
+                if self._away:
+                    near.close()
+                    continue
                 far = socket.create_connection(self._upstream)
                 self._sockets += [near, far]
                 self._start(near, far)
