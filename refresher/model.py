@@ -650,10 +650,11 @@ class Replicas(Protocol):
         """Learn what the others did since the last look. Never raises."""
         ...
 
-    def claim(self, due: Mapping[str, bool]) -> Collection[str]:
-        """The due targets, in this order, that this replica may attempt now and no other.
+    def claim(self, due: Collection[Status], pressing: Collection[str]) -> Collection[str]:
+        """The names of the targets that this replica may attempt now and no other.
 
-        True beside a name: it is urgent or expired, and may be attempted without the others'
+        `due`: by what they were found due; one that changed since is to be looked at first.
+        `pressing`: those that are urgent or expired, which may be attempted without the others'
         knowledge while the state is away.
         """
         ...

@@ -22,8 +22,8 @@ class Alone:
     def look(self) -> None:
         """Nobody else does anything."""
 
-    def claim(self, due: Mapping[str, bool]) -> Collection[str]:
-        return due.keys()
+    def claim(self, due: Collection[Status], _pressing: Collection[str]) -> Collection[str]:
+        return [status.name for status in due]
 
     def assure(self, name: str) -> None:
         """Nobody takes a target over."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -50,6 +50,11 @@ def known(store: SharedStore, *names: str) -> None:
     store.update_many({name: lambda old, name=name: old or blank(name) for name in names})
 
 
+def claim(store: SharedStore, *names: str, pressing: Collection[str] = ()) -> list[str]:
+    """Ask for targets as they are known."""
+    return list(store.claim([store.statuses()[name] for name in names], pressing))
+
+
 def one_that_publishes(name: str, store: SharedStore, mark: str, issued_at: datetime) -> Status:
     """What a status becomes when a replica publishes."""
     secret = SecretStatus(ref=blank().secrets[0].ref, fingerprint=mark, issued_at=issued_at)
@@ -64,17 +69,17 @@ def test_a_target_is_claimed_by_one_replica_until_its_lease_ends(opened: Open) -
     one, two = opened(), opened()
     known(one, "ecr")
     two.look()
-    assert list(one.claim({"ecr": True})) == ["ecr"]
+    assert claim(one, "ecr") == ["ecr"]
     two.look()
-    assert not two.claim({"ecr": True})
+    assert not claim(two, "ecr")
     one.look()
-    assert list(one.claim({"ecr": True})) == ["ecr"]  # it is its own
+    assert claim(one, "ecr") == ["ecr"]  # it is its own
     time.sleep(LEASE + 0.1)
     two.look()
-    assert list(two.claim({"ecr": True})) == ["ecr"]
+    assert claim(two, "ecr") == ["ecr"]
     run_attempt(two, started("a1"))
     one.look()
-    assert list(one.claim({"ecr": True})) == ["ecr"]
+    assert claim(one, "ecr") == ["ecr"]
     assert (one.claims.granted, two.claims.granted, two.claims.taken) == (3, 1, 1)
 
 
@@ -84,10 +89,20 @@ def test_what_changed_since_the_last_look_is_looked_at_first(opened: Open) -> No
     known(one, "ecr")
     two.look()
     one.update("ecr", count_failure)
-    assert not two.claim({"ecr": True})
+    assert not claim(two, "ecr")
     two.look()
     assert two.statuses()["ecr"].consecutive_failures == 1
-    assert list(two.claim({"ecr": True})) == ["ecr"]
+    assert claim(two, "ecr") == ["ecr"]
+
+
+def test_what_was_decided_on_an_older_status_is_not_claimed(opened: Open) -> None:
+    """A look may come between a decision and its claim."""
+    one = opened()
+    known(one, "ecr")
+    before = one.statuses()["ecr"]
+    one.update("ecr", count_failure)
+    assert not one.claim([before], [])
+    assert claim(one, "ecr") == ["ecr"]
 
 
 def test_no_two_replicas_get_the_same_target(opened: Open) -> None:
@@ -99,7 +114,7 @@ def test_no_two_replicas_get_the_same_target(opened: Open) -> None:
         store.look()
     with ThreadPoolExecutor(4) as pool:
         asked = [
-            pool.submit(store.claim, dict.fromkeys(names[n : n + 10], False))
+            pool.submit(claim, store, *names[n : n + 10])
             for n in range(0, 200, 10)
             for store in stores
         ]
@@ -114,7 +129,7 @@ def test_a_lease_that_ended_permits_nothing(opened: Open) -> None:
     two.look()
     with pytest.raises(Interrupted):
         one.assure("ecr")  # never claimed
-    one.claim({"ecr": False})
+    claim(one, "ecr")
     one.assure("ecr")
     one.begin(started("a1"), lambda s: replace(s or blank(), attempt="a1"))
     assert one.intend(started("a1"), "f1", pressing=False) == 1
@@ -126,7 +141,7 @@ def test_a_lease_that_ended_permits_nothing(opened: Open) -> None:
     assert one.intend(started("a1"), "f1", pressing=False) == 2  # nobody took it over
     time.sleep(LEASE + 0.1)
     two.look()
-    two.claim({"ecr": False})
+    claim(two, "ecr")
     with pytest.raises(Interrupted):
         one.intend(started("a1"), "f1", pressing=False)
     two.begin(started("b1"), lambda s: replace(s or blank(), attempt="b1"))
@@ -140,7 +155,7 @@ def test_the_attempt_of_a_replica_that_died_is_closed_once_its_lease_ended(opene
     """And not before; its target is due at once then."""
     one, two = opened(), opened()
     known(one, "ecr")
-    one.claim({"ecr": False})
+    claim(one, "ecr")
     begun = started("a1", at=datetime.now(UTC))
     one.begin(begun, lambda s: record_opened(s, begun))
     two.look()
@@ -156,7 +171,7 @@ def test_the_attempt_of_a_replica_that_died_is_closed_once_its_lease_ended(opene
     assert attempt.failure.reason is FailureReason.INTERRUPTED
     assert status is not None
     assert (status.attempt, status.next_attempt_at) == (None, now)
-    assert list(two.claim({"ecr": False})) == ["ecr"]
+    assert claim(two, "ecr") == ["ecr"]
 
 
 def record_opened(status: Status | None, attempt: Attempt) -> Status:
@@ -170,15 +185,15 @@ def test_another_replicas_orphan_ends_no_lease_of_ours(opened: Open) -> None:
     """A target that we are at stays ours while what a dead replica left there is closed."""
     one, two, three = opened(), opened(), opened()
     known(one, "ecr")
-    one.claim({"ecr": False})
+    claim(one, "ecr")
     one.begin(started("a1"), lambda s: replace(s or blank(), attempt="a1"))
     time.sleep(LEASE + 0.1)
     two.look()
-    two.claim({"ecr": False})
+    claim(two, "ecr")
     two.begin(started("b1"), lambda s: replace(s or blank(), attempt="b1"))
     close_orphans(two, datetime.now(UTC))
     three.look()
-    assert not three.claim({"ecr": False})
+    assert not claim(three, "ecr")
     two.assure("ecr")
     status = two.status("ecr")
     assert status is not None
@@ -227,7 +242,7 @@ def test_a_wish_reaches_the_replica_that_serves_it(opened: Open) -> None:
     one.update("ecr", lambda s: record.forced(s or blank(), wish))
     two.look()
     assert two.due(datetime.now(UTC)) == ["ecr"]
-    two.claim({"ecr": False})
+    claim(two, "ecr")
     begun = started("w1")
     two.begin(begun, lambda s: replace(s or blank(), attempt="w1"))
     two.finish(ended(begun), lambda s: replace(s or blank(), attempt=None, trigger=None))
@@ -316,7 +331,7 @@ def test_without_the_database_only_what_is_pressing_is_attempted(
         one = opened(through(relay, database))
         known(one, "calm", "urgent")
         relay.cut()
-        assert list(one.claim({"calm": False, "urgent": True})) == ["urgent"]
+        assert claim(one, "calm", "urgent", pressing=["urgent"]) == ["urgent"]
         assert not one.up
         assert one.statuses().keys() == {"calm", "urgent"}
         begun = started("a1", "urgent")
@@ -337,7 +352,7 @@ def test_a_write_that_cannot_be_announced_is_not_made_unless_it_presses(
     with Relay(f"127.0.0.1:{server}") as relay:
         one = opened(through(relay, database), lease=30)
         known(one, "ecr")
-        one.claim({"ecr": False})
+        claim(one, "ecr")
         begun = started("a1")
         one.begin(begun, lambda s: replace(s or blank(), attempt="a1"))
         relay.cut()

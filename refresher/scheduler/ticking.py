@@ -60,6 +60,8 @@ class _Pick:
     """An attempt that has a worker, and begins once no other replica is at its target."""
 
     target: Target
+    #: By what it was found due.
+    status: Status
     reason: DueReason
     actor: Actor
     id: str
@@ -209,7 +211,9 @@ class Scheduler:
     def _launch(self) -> bool:
         """Begin what was picked and no other replica has; whether that was all of it."""
         picked, self._picked = self._picked, []
-        claimed = self._replicas.claim({pick.target.name: pick.dying for pick in picked})
+        claimed = self._replicas.claim(
+            [pick.status for pick in picked], [pick.target.name for pick in picked if pick.dying]
+        )
         for pick in picked:
             if pick.target.name in claimed:
                 self._begin(pick)
@@ -309,7 +313,7 @@ class Scheduler:
         if alone is not None:
             self._under_way.add(alone)
         self._health.began(attempt, self._clock.monotonic())
-        self._picked.append(_Pick(target, reason, actor, attempt, alone, dying))
+        self._picked.append(_Pick(target, status, reason, actor, attempt, alone, dying))
 
     def _begin(self, pick: _Pick) -> None:
         future = self._pool.submit(

@@ -147,27 +147,31 @@ class SharedStore(SqlStore):
 
     # --- leases --------------------------------------------------------------------------------
 
-    def claim(self, due: Mapping[str, bool]) -> Collection[str]:
+    def claim(self, due: Collection[Status], pressing: Collection[str]) -> Collection[str]:
         if not due:
             return []
         with self._disk:
             granted = self._tried(lambda: self._claim(due)) if self._reachable else None
         if granted is not None:
             return granted
-        pressing = [name for name, urgent in due.items() if urgent]
         self._leases |= dict.fromkeys(pressing, math.inf)
         return pressing
 
-    def _claim(self, due: Mapping[str, bool]) -> Collection[str]:
+    def _claim(self, due: Collection[Status]) -> Collection[str]:
         until = self._clock.monotonic() + self._lease_seconds
-        versions = {name: self._versions[name] for name in due if name in self._versions}
+        with self._memory:
+            versions = {
+                status.name: self._versions[status.name]
+                for status in due
+                if self._told.get(status.name) is status is self._statuses[status.name]
+            }
         granted = self._board.claim(versions)
         self.claims.granted += len(granted)
         self.claims.taken += len(due) - len(granted)
         with self._memory:
             self._versions |= granted
             self._leases |= dict.fromkeys(granted, until)
-        return [name for name in due if name in granted]
+        return granted.keys()
 
     def assure(self, name: str) -> None:
         left = self._leases.get(name, -math.inf) - self._clock.monotonic()
