@@ -62,7 +62,7 @@ _SOURCES = ("ecr", "ecr-public", "gar", "dockerhub", "oci")
 
 #: The document of each command.
 COMMANDS: Mapping[str, Schema] = {
-    "status": _object(targets=_list("Target")),
+    "status": _object(targets=_list("Target"), replicas=_list("Replica")),
     "pause": _object(targets=_list("Target")),
     "resume": _object(targets=_list("Target")),
     "history": _object(attempts=_list("Attempt")),
@@ -116,7 +116,7 @@ _OURS: Mapping[str, Schema] = {
     "FalPrivileges": _object(account=_TEXT, targets=_NAMES, permissions=_NAMES, command=_TEXT),
 }
 #: The API's, in the order of reading.
-_API = ("Target", "Secret", "Failure", "Layer", "Attempt", "Stage", "Pending")
+_API = ("Target", "Replica", "Secret", "Failure", "Layer", "Attempt", "Stage", "Pending")
 
 
 def definitions() -> dict[str, Schema]:

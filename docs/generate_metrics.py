@@ -31,7 +31,7 @@ from refresher.model import (
     Status,
     Target,
 )
-from refresher.state import SqlStore
+from refresher.state import SharedStore, SqlStore
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 REF = SecretRef("default", "main", "AWS_ECR_PASSWORD")
@@ -86,6 +86,7 @@ SERIES = {
     frozenset[str](): "1",
     frozenset({"version"}): "1",
     frozenset({"outcome"}): str(len(NOTIFICATION_OUTCOMES)),
+    frozenset({"answer"}): "2",
     frozenset({"peer"}): "P",
     frozenset({"source"}): f"{len(DURATION_BUCKETS) + 3} × K",
     frozenset({"target"}): "T",
@@ -165,6 +166,7 @@ def families() -> list[Metric]:
             skews=skews,
             clock=clock,
             version="1.0.0",
+            shared=SharedStore("postgresql://database.test/refresher", clock=clock),
         )
         metrics.config_read(NOON, successful=True)
         metrics.observe(_TARGET, _STATUS, _attempt())

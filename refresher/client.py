@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self, TypedDict, cast, final
 from urllib.parse import quote, urlsplit
@@ -14,7 +15,7 @@ import httpx
 from refresher.config import is_loopback
 from refresher.errors import DaemonError, DaemonRefused
 from refresher.model import Actor, SecretValue
-from refresher.view import AttemptView, TargetView
+from refresher.view import AttemptView, ReplicaView, TargetView
 
 #: Seconds within which the daemon answers what it has in memory.
 ANSWER_SECONDS = 10.0
@@ -67,6 +68,15 @@ class Client:
     def targets(self) -> list[TargetView]:
         """What stands and what comes next."""
         return cast("list[TargetView]", self._get("/api/v1/targets")["targets"])
+
+    def replicas(self) -> list[ReplicaView]:
+        """Who shares the state; none where nobody can, or where the daemon is too old to tell."""
+        try:
+            return cast("list[ReplicaView]", self._get("/api/v1/replicas")["replicas"])
+        except DaemonRefused as refused:
+            if refused.status != HTTPStatus.NOT_FOUND:
+                raise
+            return []
 
     def target(self, name: str) -> TargetView:
         """The same of one target."""

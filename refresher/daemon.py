@@ -112,6 +112,7 @@ class Daemon:
             skews=self._engine.skews,
             clock=self._clock,
             version=__version__,
+            shared=self._engine.shared,
         )
         self._metrics.config_read(self._clock.now(), successful=True)
         self._notifier = Notifier(
@@ -259,6 +260,7 @@ class Daemon:
             health=engine.health,
             clock=self._clock,
             ready=self._not_ready,
+            replicas=lambda: () if engine.shared is None else engine.shared.there(),
             config_problem=lambda: self._config_problem,
             token=lambda: self._config.daemon.api_token,
             loopback=self._loopback,

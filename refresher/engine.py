@@ -119,7 +119,7 @@ class Engine:
         self.store.retry()
         for trouble in self.store.changes():
             if trouble is not None:
-                logs.error("state.down", message=trouble)
+                logs.error("state.down", message=trouble, meanwhile=self._meanwhile)
                 continue
             logs.event("state.up")
             close_orphans(self.store, self.clock.now())
@@ -136,6 +136,13 @@ class Engine:
     def _announce_config(self) -> None:
         if self.shared is not None:
             self.shared.config = config_digest(self.targets)
+
+    @property
+    def _meanwhile(self) -> str:
+        """What goes on while the state is away."""
+        if self.shared is None:
+            return "the targets are kept, and what is new is in memory only"
+        return "only what is urgent or expired is refreshed"
 
     def use(self, config: Config) -> None:
         """Keep the targets of another configuration from now on.

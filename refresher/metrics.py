@@ -36,6 +36,7 @@ from refresher.model import (
     Store,
     Target,
 )
+from refresher.state import SharedStore
 
 #: Upper bounds in seconds: three stages of at most 8 s each, usually well under one.
 DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0)
@@ -330,6 +331,22 @@ def _by_label(name: str, help: str, label: str, values: Mapping[str, float]) -> 
     return family
 
 
+def _replica_families(shared: SharedStore) -> Iterator[Metric]:
+    yield _gauge(
+        "refresher_replicas",
+        "Replicas that live, as this one last saw them; absent where the state is not shared.",
+        sum(replica.alive for replica in shared.there()),
+    )
+    claims = CounterMetricFamily(
+        "refresher_claims_total",
+        "Targets that this replica asked for: granted, or taken by another one.",
+        labels=("answer",),
+    )
+    claims.add_metric(("granted",), shared.claims.granted)
+    claims.add_metric(("taken",), shared.claims.taken)
+    yield claims
+
+
 def _build_info(version: str) -> Metric:
     return InfoMetricFamily("refresher_build", "What runs.", value={"version": version})
 
@@ -375,7 +392,10 @@ class Metrics:
         skews: Skews,
         clock: Clock,
         version: str,
+        shared: SharedStore | None = None,
     ) -> None:
+        """`shared`: the store, where other replicas use it, too."""
+        self._shared = shared
         self._store = store
         self._targets = targets
         self._health = health
@@ -429,6 +449,8 @@ class Metrics:
     def _process_families(self, targets: Mapping[str, Target]) -> Iterator[Metric]:
         yield _build_info(self._version)
         yield _gauge("refresher_state_up", "Whether the state can be written.", self._store.up)
+        if self._shared is not None:
+            yield from _replica_families(self._shared)
         yield from self._scheduler_families()
         yield from self._config_families()
         yield _gauge(

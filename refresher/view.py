@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, TypedDict
@@ -15,6 +16,7 @@ from refresher.model import (
     FailureRecord,
     Life,
     Outcome,
+    Replica,
     SecretStatus,
     SourceValue,
     Stage,
@@ -87,7 +89,24 @@ class TargetView(TypedDict):
     pulls_remaining: int | None
     pulls_limit: int | None
     layers: list[LayerView]
+    #: The replica that holds in memory what stands; null where the state is not shared.
+    holder: str | None
     secrets: list[SecretView]
+
+
+class ReplicaView(TypedDict):
+    """A process that shares the state; `config` is equal where they keep the same targets alike."""
+
+    id: str
+    host: str
+    pid: int
+    release: str
+    config: str
+    started_at: Time
+    #: Whether its last heartbeat was in time.
+    alive: bool
+    #: How many targets it holds the credential of.
+    holds: int
 
 
 class StageView(TypedDict):
@@ -157,8 +176,27 @@ def target_view(target: Target, status: Status, now: datetime) -> TargetView:
         "pulls_remaining": status.pulls_remaining,
         "pulls_limit": status.pulls_limit,
         "layers": [{"name": x.name, "ok": x.ok, "words": x.words} for x in status.layers],
+        "holder": status.holder,
         "secrets": [_secret_view(target, status, secret, now) for secret in secrets],
     }
+
+
+def replica_views(replicas: Iterable[Replica], statuses: Iterable[Status]) -> list[ReplicaView]:
+    """Who shares the state, as `GET /api/v1/replicas` answers it."""
+    holds = Counter(status.holder for status in statuses)
+    return [
+        {
+            "id": each.id,
+            "host": each.host,
+            "pid": each.pid,
+            "release": each.release,
+            "config": each.config,
+            "started_at": timestamp(each.started_at),
+            "alive": each.alive,
+            "holds": holds[each.id],
+        }
+        for each in replicas
+    ]
 
 
 def _source_value(status: Status) -> str | None:

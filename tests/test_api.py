@@ -635,6 +635,7 @@ def test_the_description_names_every_path(client: httpx.Client) -> None:
         ("GET", "/readyz"),
         ("GET", "/metrics"),
         ("GET", "/openapi.json"),
+        ("GET", "/api/v1/replicas"),
         ("GET", "/api/v1/targets"),
         ("GET", "/api/v1/targets/{name}"),
         ("GET", "/api/v1/targets/{name}/attempts"),

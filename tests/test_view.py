@@ -63,6 +63,7 @@ def test_a_target_that_was_published_is_shown_whole(bench: Bench) -> None:
         "expiry_warning_days": None,
         "pulls_remaining": None,
         "pulls_limit": None,
+        "holder": None,
         "layers": [],
         "secrets": [
             {

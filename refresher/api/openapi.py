@@ -12,6 +12,7 @@ from refresher.view import (
     AttemptView,
     FailureView,
     LayerView,
+    ReplicaView,
     SecretView,
     StageView,
     TargetView,
@@ -25,6 +26,7 @@ _COMPONENTS = {
     AttemptView: "Attempt",
     FailureView: "Failure",
     LayerView: "Layer",
+    ReplicaView: "Replica",
     SecretView: "Secret",
     StageView: "Stage",
     TargetView: "Target",
@@ -132,6 +134,7 @@ _PROBLEM_RESPONSE = {
 def _reading() -> Schema:
     targets = _object({"targets": _list_of("Target")})
     attempts = _object({"attempts": _list_of("Attempt")})
+    replicas = _object({"replicas": _list_of("Replica")})
     limit = _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100})
     return {
         "/": {"get": _status_page()},
@@ -143,6 +146,9 @@ def _reading() -> Schema:
         "/readyz": {"get": _readyz()},
         "/metrics": {"get": _operation("metrics", "Prometheus.", _content("text/plain"))},
         "/openapi.json": {"get": _operation("openapi", "This.", _json({"type": "object"}))},
+        "/api/v1/replicas": {
+            "get": _operation("replicas", "Who shares the state; none alone.", _json(replicas))
+        },
         "/api/v1/targets": {
             "get": _operation("targets", "What stands and what comes next.", _json(targets))
         },

@@ -64,6 +64,7 @@ class Pages:
             state_up=services.store.up,
             config_problem=services.config_problem(),
             writable=services.writable,
+            replicas=view.replica_views(services.replicas(), services.store.statuses().values()),
         )
 
 

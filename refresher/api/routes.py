@@ -51,6 +51,7 @@ def build(services: Services) -> Starlette:
             Route("/readyz", api.readyz),
             Route("/metrics", api.metrics),
             Route("/openapi.json", _openapi),
+            Route("/api/v1/replicas", api.replicas),
             Route("/api/v1/targets", api.targets),
             Route("/api/v1/targets/{name}", api.target),
             Route("/api/v1/targets/{name}/attempts", api.attempts),
@@ -110,6 +111,11 @@ class _Api:
         now = self._services.clock.now()
         shown = (view.target_view(target, status, now) for target, status in self._rows(now))
         return StreamingResponse(_listing("targets", shown), media_type="application/json")
+
+    def replicas(self, _request: Request) -> Response:
+        services = self._services
+        statuses = services.store.statuses().values()
+        return JSONResponse({"replicas": view.replica_views(services.replicas(), statuses)})
 
     def target(self, request: Request) -> Response:
         target = self._target(request)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from refresher.clock import Clock
 from refresher.control import Control
 from refresher.health import Health
 from refresher.metrics import Metrics
-from refresher.model import Store, Target
+from refresher.model import Replica, Store, Target
 from refresher.references import Reference
 
 
@@ -30,6 +30,8 @@ class Services:
     token: Callable[[], Reference | None]
     #: Whether the listener is reached from this machine alone.
     loopback: bool
+    #: Who shares the state, none where nobody can.
+    replicas: Callable[[], Sequence[Replica]] = tuple
     #: Why the configuration was not taken up when it last changed; None where it was.
     config_problem: Callable[[], str | None] = lambda: None
 

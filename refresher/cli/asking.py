@@ -14,6 +14,7 @@ from refresher.cli.progress import Line, those
 from refresher.cli.settings import Settings
 from refresher.cli.shown import (
     say_history,
+    say_replicas,
     say_results,
     say_target,
     say_target_history,
@@ -74,10 +75,12 @@ def status(settings: Settings, name: str | None, as_json: bool) -> Exit:
     """Show what stands and what comes next, of one TARGET in detail."""
     with settings.client() as client:
         targets = client.targets() if name is None else [client.target(name)]
+        replicas = client.replicas()
     if as_json:
-        say_json({"targets": targets})
+        say_json({"targets": targets, "replicas": replicas})
     elif name is None:
         say_targets(targets, _now())
+        say_replicas(replicas, _now())
     else:
         say_target(targets[0], _now())
     return Exit.GOOD

@@ -10,7 +10,7 @@ from refresher.cli.output import paint, relative, say, say_table, span, wrapped
 
 if TYPE_CHECKING:
     from refresher.client import Answer
-    from refresher.view import AttemptView, FailureView, SecretView, TargetView
+    from refresher.view import AttemptView, FailureView, ReplicaView, SecretView, TargetView
 
 #: A target that was left alone, and why.
 Skipped = tuple[str, str]
@@ -31,6 +31,27 @@ def say_targets(targets: Sequence[TargetView], now: datetime) -> None:
     for target in targets:
         if target["consecutive_failures"] and target["last_failure"]:
             say(_failure(f"{target['name']}: ", target["last_failure"], now))
+
+
+def say_replicas(replicas: Sequence[ReplicaView], now: datetime) -> None:
+    """A line a replica, where there can be any."""
+    if not replicas:
+        return
+    rows = [
+        (
+            each["id"],
+            "alive" if each["alive"] else "GONE",
+            str(each["holds"]),
+            each["release"],
+            each["config"],
+            relative(each["started_at"], now),
+        )
+        for each in replicas
+    ]
+    say("")
+    say_table(("REPLICA", "STATE", "HOLDS", "RELEASE", "CONFIG", "STARTED"), rows)
+    if len({each["config"] for each in replicas if each["alive"]}) > 1:
+        say("the replicas have different configurations; start all of them with the same one")
 
 
 def _target_row(target: TargetView, now: datetime) -> tuple[str, ...]:
@@ -78,6 +99,8 @@ def _facts(target: TargetView, now: datetime) -> Iterator[tuple[str, str]]:
         yield "image", "can be pulled" if target["image_pullable"] else "CANNOT be pulled"
     if target["source_value"] is not None:
         yield "source value", target["source_value"]
+    if target["holder"] is not None:
+        yield "held by", target["holder"]
     if target["pulls_remaining"] is not None:
         yield "pulls left", f"{target['pulls_remaining']} of {target['pulls_limit']}"
     yield "issued", _when(target["issued_at"], now)

@@ -61,6 +61,8 @@ def _known(facts: Iterator[Fact]) -> Iterator[Fact]:
 
 
 def _oddities(status: Status) -> Iterator[Fact]:
+    if status.holder is not None:
+        yield Fact("Held by", status.holder)
     if status.consecutive_failures:
         yield Fact("Failures in a row", f"{status.consecutive_failures:,}")
     if status.source_value is not None:

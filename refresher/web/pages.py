@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from refresher import __version__
 from refresher.model import Attempt, Status, Target
-from refresher.view import expires_at, timestamp
+from refresher.view import ReplicaView, expires_at, timestamp
 from refresher.web import coming, facts, fleet, gauge, plot, runs, standing, words
 from refresher.web.fleet import STATES, Filter, Row
 
@@ -38,6 +38,13 @@ class Process:
     config_problem: str | None
     #: Whether anyone may ask for a refresh, with a token or without.
     writable: bool
+    #: Who shares the state; none where nobody can.
+    replicas: Sequence[ReplicaView] = ()
+
+    @property
+    def differ(self) -> bool:
+        """Whether not all that live keep the same targets alike."""
+        return len({each["config"] for each in self.replicas if each["alive"]}) > 1
 
 
 def fleet_page(targets: Iterable[tuple[Target, Status]], wanted: Filter, process: Process) -> str:

@@ -55,6 +55,7 @@ def target(name: str = "ecr", **changes: Any) -> TargetView:
         "expiry_warning_days": None,
         "pulls_remaining": None,
         "pulls_limit": None,
+        "holder": None,
         "layers": [],
         "secrets": [_secret(index, issue) for index, issue in enumerate(issues)],
     }
