@@ -102,6 +102,11 @@ class Replica:
         assert self.process is not None
         self.process.wait()
 
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
     def stop(self) -> int:
         """As a rolling upgrade does; its exit code."""
         self.send(signal.SIGTERM)
@@ -138,6 +143,8 @@ class Fleet:
     replicas: list[Replica] = field(default_factory=list)
     issues: list[Issue] = field(default_factory=list)
     writes: list[Write] = field(default_factory=list)
+    #: Each holds back one write at the door of fal until it is set.
+    doors: list[threading.Event] = field(default_factory=list)
     _stack: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
@@ -221,6 +228,8 @@ class Fleet:
 
         def written(request: Any) -> None:
             self._pause()
+            if self.doors:
+                self.doors.pop().wait(PATIENCE)
             with lock:
                 password = self.world.aws.passwords.issued(request.value)
                 assert password is not None
@@ -234,6 +243,10 @@ class Fleet:
         self.world.aws.handle = issued
         self.world.fal._apply = written
         self.world.registry.handle = checked
+
+    def asked(self, name: str) -> int:
+        """How often the write of a target's secret was asked for or made."""
+        return sum(write.name == secret_name(name) for write in self.writes)
 
     def _pause(self) -> None:
         if self.delay:

@@ -164,6 +164,8 @@ class SharedStore(SqlStore):
                 status.name: self._versions[status.name]
                 for status in due
                 if self._told.get(status.name) is status is self._statuses[status.name]
+                # One that was left open is closed first, so that no two attempts have one id.
+                and status.attempt is None
             }
         granted = self._board.claim(versions)
         self.claims.granted += len(granted)
@@ -325,9 +327,9 @@ class SharedStore(SqlStore):
         now = self._clock.now()
         merges = {name: partial(self._merged, status, now) for name, status in ours.items()}
         try:
-            done = self._board.change(merges, lambda *_: None)
-            if attempts:
+            if attempts:  # first: a status never speaks of an attempt that is not there
                 self._database.write((), attempts)
+            done = self._board.change(merges, lambda *_: None)
         except BaseException:
             with self._memory:
                 self._unwritten_targets |= ours.keys()
