@@ -39,6 +39,8 @@ _PARTING_SECONDS = 1.0
 
 _MINUTE = 60.0
 _STATE_SECONDS = 5.0
+#: Where others go on with the work meanwhile, and so the more should be known of it.
+_SHARED_SECONDS = 1.0
 _VALUE_SECONDS = 20.0
 _LISTING_SECONDS = 15 * _MINUTE
 
@@ -147,8 +149,10 @@ class Daemon:
             self._warn()
             engine.take_up()
             engine.scheduler.start()
-            engine.scheduler.every(_STATE_SECONDS, engine.watch_state)
-            if engine.shared is not None:
+            shared = engine.shared is not None
+            seconds = _SHARED_SECONDS if shared else _STATE_SECONDS
+            engine.scheduler.every(seconds, engine.watch_state)
+            if shared:
                 engine.scheduler.every(self._options.lease_seconds / 12, engine.watch_replicas)
             engine.scheduler.every(_MINUTE, lambda: engine.tidy(self._config))
             engine.scheduler.every(_MINUTE, self._notifier.look)

@@ -75,7 +75,7 @@ class Engine:
         self.replicas: Replicas = self.shared or Alone()
         self._seen = Seen()
         self._announce_config()
-        self.held = Held(self.replicas.elsewhere)
+        self.held = Held(self.replicas)
         self.health = Health(config.daemon.workers, clock.monotonic())
         sharing = Sharing(store=self.store, held=self.held, targets=lambda: self.targets)
         self.control = Control(self.store, lambda: self.targets, clock)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Set
+from collections.abc import Set
 from dataclasses import replace
 
-from refresher.model import Hand, HeldCredential, Proof, Status, Target
+from refresher.model import Hand, HeldCredential, Proof, Replicas, Status, Target
+from refresher.replicas import Alone
 
 
 class Held:
     """Shared by all workers. A credential stays while a secret holds it or it is the newest."""
 
-    def __init__(self, elsewhere: Callable[[Status | None], bool] = lambda _: False) -> None:
-        """`elsewhere`: whether another live process holds what stands."""
-        self._elsewhere = elsewhere
+    def __init__(self, replicas: Replicas | None = None) -> None:
+        """`replicas`: with whom the state is shared; None for nobody."""
+        self._replicas = replicas or Alone()
         self._lock = threading.Lock()
         self._by_fingerprint: dict[str, HeldCredential] = {}
         self._newest: dict[str, str] = {}
@@ -31,7 +32,8 @@ class Held:
         with self._lock:
             newest = self._by_fingerprint.get(self._newest.get(target.source.share_key, ""))
             standing = self._by_fingerprint.get(_standing(target, status))
-        return Hand(standing, newest, elsewhere=self._elsewhere(status))
+        others = self._replicas
+        return Hand(standing, newest, others.elsewhere(status), others.behind)
 
     def refuse(self, fingerprint: str) -> None:
         """A registry refused this credential: it serves no target any more."""

@@ -271,6 +271,8 @@ class Hand:
     newest: HeldCredential | None = None
     #: Whether another live replica holds what stands: to prove and to reassert it is that one's.
     elsewhere: bool = False
+    #: Whether another live replica has a newer configuration, which decides where they differ.
+    behind: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -631,7 +633,7 @@ class Replica:
     release: str
     #: Digest of what it keeps and how: replicas with different ones do not do the same.
     config: str
-    #: When it last began to use another configuration.
+    #: When that configuration was first seen.
     configured_at: datetime
     started_at: datetime
     #: Whether its heartbeat was in time when this was read.
@@ -673,6 +675,11 @@ class Replicas(Protocol):
 
     def elsewhere(self, status: Status | None) -> bool:
         """Whether another live replica holds what stands."""
+        ...
+
+    @property
+    def behind(self) -> bool:
+        """Whether another live replica has a newer configuration than this one."""
         ...
 
 

@@ -127,7 +127,7 @@ def valid(target: Target, status: Status, now: datetime) -> bool | None:
 
 def due(target: Target, status: Status, hand: Hand, now: datetime) -> DueReason | None:
     """Why the target is due at `now`, or None."""
-    if not target.enabled:
+    if not target.enabled or (hand.behind and status.digest != target.digest):
         return None
     if status.trigger is not None:
         return DueReason.FORCED

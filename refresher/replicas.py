@@ -18,6 +18,7 @@ class Alone:
     """One process owns the state: everything is granted, and there is nobody to tell."""
 
     replica = None
+    behind = False
 
     def look(self) -> None:
         """Nobody else does anything."""

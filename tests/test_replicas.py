@@ -355,6 +355,32 @@ def test_replicas_with_different_configurations_are_reported(fleet_of: MakeFleet
     assert "t003" not in two.targets()
 
 
+def test_the_newer_configuration_decides_where_two_differ(fleet_of: MakeFleet) -> None:
+    """While replicas are restarted with another configuration, the older ones leave alone what it
+    changes, and go on with all else; also one that comes back with the older one."""
+    fleet = fleet_of(3, 4, lease=2.0, policy=QUICK)
+    start(fleet)
+    *older, newer = fleet.replicas
+    newer.stop()
+    text = newer.config.read_text()
+    newer.config.write_text(text.replace("AWS_T000_PASSWORD", "RENAMED"))
+    newer.start()
+    newer.wait()
+    until(lambda: fleet.world.fal.value("main", "RENAMED"), "the new secret")
+    before = len(fleet.writes)
+    older[0].kill()
+    older[0].start()
+    older[0].wait()
+    post(older[1], "/api/v1/refresh")
+    time.sleep(3)
+    names = Counter(write.name for write in fleet.writes[before:])
+    assert names["RENAMED"] > 0
+    assert names["AWS_T000_PASSWORD"] == 0
+    assert names["AWS_T001_PASSWORD"] > 0
+    newer.stop()  # and the older one decides again, since there is no other
+    until(lambda: any(w.name == "AWS_T000_PASSWORD" for w in fleet.writes[before:]), "the way back")
+
+
 # --- upgrades ----------------------------------------------------------------------------------
 
 

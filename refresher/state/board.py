@@ -102,10 +102,11 @@ _CLAIM = text("""
 _BEAT = text("""
     INSERT INTO replicas
         (id, host, pid, release, config, configured_at, started_at, alive_until)
-    VALUES (
-        :id, :host, :pid, :release, :config, clock_timestamp(), clock_timestamp(),
+    SELECT
+        :id, :host, :pid, :release, :config,
+        coalesce(min(configured_at), clock_timestamp()), clock_timestamp(),
         clock_timestamp() + make_interval(secs => :lease)
-    )
+    FROM replicas WHERE config = :config
     ON CONFLICT (id) DO UPDATE SET
         alive_until = excluded.alive_until,
         config = excluded.config,

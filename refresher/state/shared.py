@@ -114,6 +114,13 @@ class SharedStore(SqlStore):
             return False
         return status.holder in self._alive
 
+    @property
+    def behind(self) -> bool:
+        alive = [each for each in self._there if each.alive]
+        ours = next((each.configured_at for each in alive if each.id == self.replica), None)
+        others = [each.configured_at for each in alive if each.config != self.config]
+        return ours is not None and any(at > ours for at in others)
+
     def abandoned(self) -> Sequence[str]:
         """The targets whose holder is gone, for one replica to take up: the oldest that lives."""
         alive = [replica.id for replica in self._there if replica.alive]
