@@ -54,9 +54,8 @@ def main() -> None:
         f"{len(TARGETS)} targets, peers answer in {ANSWER_SECONDS * 1000:.0f} ms,"
         f" {WORKERS} workers a replica, {os.cpu_count()} CPUs\n"
     )
-    print(
-        "replicas   time  refreshes/s  speed-up  conflicts/refresh  statements/refresh  tx/refresh"
-    )
+    print("                                          for each refresh:")
+    print("replicas   time  refreshes/s  speed-up  conflicts  statements  transactions")
     results = [measure(replicas) for replicas in REPLICAS]
     for result in results:
         print(

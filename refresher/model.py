@@ -677,6 +677,10 @@ class Replicas(Protocol):
         """Whether another live replica holds what stands."""
         ...
 
+    def rank(self, name: str, share_key: str) -> int:
+        """Which targets to begin with, 0 first, so that replicas seldom ask for the same."""
+        ...
+
     @property
     def behind(self) -> bool:
         """Whether another live replica has a newer configuration than this one."""

@@ -32,6 +32,9 @@ class Alone:
     def intend(self, _attempt: Attempt, _fingerprint: str, *, pressing: bool) -> None:  # noqa: ARG002
         return None
 
+    def rank(self, _name: str, _share_key: str) -> int:
+        return 0
+
     def elsewhere(self, _status: Status | None) -> bool:
         return False
 

@@ -16,6 +16,7 @@ from refresher.errors import Interrupted, Unavailable
 from refresher.health import Health, Tick
 from refresher.metrics import Metrics
 from refresher.model import ImageRef, Policy, SecretStatus, Status, Target, Verdict
+from refresher.state import SharedStore
 from tests.conftest import NOON
 from tests.script import Bench
 
@@ -24,6 +25,7 @@ NAMES = {
     "refresher_attempt_duration_seconds": ("histogram", {"source"}),
     "refresher_attempts_total": ("counter", {"target", "outcome"}),
     "refresher_build_info": ("gauge", {"version"}),
+    "refresher_claims_total": ("counter", {"answer"}),
     "refresher_clock_skew_seconds": ("gauge", {"peer"}),
     "refresher_config_last_reload_successful": ("gauge", set()),
     "refresher_config_last_reload_timestamp_seconds": ("gauge", set()),
@@ -40,6 +42,7 @@ NAMES = {
     "refresher_notifications_total": ("counter", {"outcome"}),
     "refresher_registry_pulls_limit": ("gauge", {"target"}),
     "refresher_registry_pulls_remaining": ("gauge", {"target"}),
+    "refresher_replicas": ("gauge", set()),
     "refresher_reverify_interval_seconds": ("gauge", set()),
     "refresher_scheduler_lag_seconds": ("gauge", set()),
     "refresher_scheduler_last_tick_timestamp_seconds": ("gauge", set()),
@@ -67,6 +70,7 @@ class Scraped:
             skews=skews,
             clock=clock,
             version="1.2.3",
+            shared=SharedStore("postgresql://database.test/refresher", clock=clock),
         )
 
     def add(self, target: Target) -> Target:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from refresher import policy
 from refresher.held import Held
-from refresher.model import Life, Status, Store, Target
+from refresher.model import Life, Replicas, Status, Store, Target
 
 #: How long it holds whether a target is pressing: it turns so by time alone.
 _JUDGED_FOR = timedelta(seconds=10)
@@ -31,6 +31,8 @@ class Ready:
     tried: datetime
     #: One issue serves all that share this.
     share_key: str
+    #: Of several replicas each begins with other targets.
+    rank: int = 0
     #: What has to end before it can start; looked at before anything else is.
     waits_for: Hashable = None
 
@@ -38,7 +40,8 @@ class Ready:
 class Queue:
     """A look at the store puts it together anew; what did not change since is not judged again."""
 
-    def __init__(self, store: Store, held: Held) -> None:
+    def __init__(self, store: Store, held: Held, replicas: Replicas) -> None:
+        self._replicas = replicas
         self._store = store
         self._held = held
         self._ready: dict[str, Ready] = {}
@@ -91,6 +94,7 @@ class Queue:
             since=status.next_attempt_at if trigger is None else trigger.at,
             tried=status.last_attempt_at or _NEVER,
             share_key=target.source.share_key,
+            rank=self._replicas.rank(target.name, target.source.share_key),
         )
 
 
@@ -99,7 +103,8 @@ def _holds(known: Ready, status: Status, now: datetime) -> bool:
 
 
 def _in_order(found: list[Ready]) -> list[Ready]:
-    """The pressing ones first, then the longest due; those that one issue serves, together."""
+    """The pressing ones first, then our own share, then the longest due; those that one issue
+    serves, together."""
     first: dict[tuple[bool, str], datetime] = {}
     for ready in found:
         group = (ready.pressing, ready.share_key)
@@ -108,6 +113,7 @@ def _in_order(found: list[Ready]) -> list[Ready]:
         found,
         key=lambda ready: (
             not ready.pressing,
+            ready.rank,
             first[ready.pressing, ready.share_key],
             ready.share_key,
             ready.since,

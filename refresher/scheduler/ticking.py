@@ -104,7 +104,7 @@ class Scheduler:
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
         self._closed = False
-        self._queue = Queue(store, held)
+        self._queue = Queue(store, held, self._replicas)
         self._lanes = Lanes(workers)
         self._checks = Checks()
         self._quotas: dict[str, Pace] = {}

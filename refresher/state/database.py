@@ -155,7 +155,6 @@ class Database:
             engine = create_engine(
                 self._url,
                 hide_parameters=True,
-                pool_pre_ping=True,
                 connect_args={"connect_timeout": 3, "tcp_user_timeout": 5000},
             )
             self._deadline = ServerDeadline(engine, self._server_seconds)

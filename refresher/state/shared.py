@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import TypeVar
+from zlib import crc32
 
 from refresher import __version__, record, replicas
 from refresher.clock import Clock
@@ -80,6 +81,8 @@ class SharedStore(SqlStore):
         self._leases: dict[str, float] = {}
         self._there: Sequence[Replica] = ()
         self._alive: frozenset[str] = frozenset()
+        #: Which one of how many that live.
+        self._place = (0, 1)
         self._beat_at = -math.inf
 
     @classmethod
@@ -113,6 +116,16 @@ class SharedStore(SqlStore):
         if status is None or status.holder in (None, self.replica):
             return False
         return status.holder in self._alive
+
+    def rank(self, name: str, share_key: str) -> int:
+        """Each principal is one replica's first choice, so that few issue for it; then each name.
+
+        A preference and no promise: who is idle takes whatever is due.
+        """
+        place, many = self._place
+        if crc32(share_key.encode()) % many == place:
+            return 0
+        return 1 if crc32(name.encode()) % many == place else 2
 
     @property
     def behind(self) -> bool:
@@ -150,6 +163,8 @@ class SharedStore(SqlStore):
         about = {"host": self._host, "pid": self._pid, "release": __version__}
         self._there = self._board.beat({**about, "config": self.config})
         self._alive = frozenset(each.id for each in self._there if each.alive)
+        alive = [each.id for each in self._there if each.alive]
+        self._place = (alive.index(self.replica), len(alive))
         self._beat_at = now + self._lease_seconds / _BEATS
 
     # --- leases --------------------------------------------------------------------------------
