@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Real peers that the tests talk to, from Debian.
 PEERS := docker-registry skopeo apache2-utils prometheus prometheus-alertmanager chromium fish zsh
 
-.PHONY: setup demo test test-slow check format bench lock build peers clean
+.PHONY: setup demo test test-slow check format bench lock build image peers clean
 
 setup: .venv/.done ## virtual environment with the locked dependencies
 
@@ -63,6 +63,7 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 lock: ## resolve the dependencies anew, and list their licences; needs uv
 	$(LOCK) pyproject.toml --all-extras --output-file requirements/runtime.lock
 	$(LOCK) pyproject.toml --all-extras --group dev --output-file requirements/dev.lock
+	$(LOCK) --group pyproject.toml:build --output-file requirements/build.lock
 	$(LOCK) --group pyproject.toml:fal --output-file requirements/fal.lock
 	$(MAKE) setup  # the list is read off what is installed
 	$(BIN)/python requirements/generate_licences.py > requirements/licences.md.new
@@ -70,6 +71,12 @@ lock: ## resolve the dependencies anew, and list their licences; needs uv
 
 build: .venv/.done ## wheel and sdist
 	$(BIN)/hatchling build
+
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' refresher/__init__.py)
+DOCKER ?= docker
+
+image: ## the container image, by docker or by what DOCKER names, such as podman or buildah
+	$(DOCKER) build --build-arg VERSION=$(VERSION) --tag refresher:$(VERSION) .
 
 clean:
 	rm -rf .venv .venv-fal dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
