@@ -44,8 +44,10 @@ LABEL org.opencontainers.image.title="refresher" \
 # A number, for Kubernetes cannot tell of a name that it is not root.
 RUN install --directory --owner=65532 --group=65532 --mode=0700 /var/lib/refresher
 COPY --from=build /opt/refresher /opt/refresher
+# The one folder that it writes to; a library will not even load without one for temporary files.
 ENV PATH="/opt/refresher/bin:${PATH}" \
-    STATE_DIRECTORY=/var/lib/refresher
+    STATE_DIRECTORY=/var/lib/refresher \
+    TMPDIR=/var/lib/refresher
 USER 65532:65532
 VOLUME /var/lib/refresher
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -19,9 +20,13 @@ ROOT = Path(__file__).resolve().parent.parent
 def require(program: str) -> str:
     """The path of a real peer; without it the test is skipped, and under CI it fails."""
     found = shutil.which(program) or _local(program)
-    if found is not None:
-        return found
-    reason = f"{program} is not installed; as root, `make peers` installs it"
+    if found is None:
+        unavailable(f"{program} is not installed; as root, `make peers` installs it")
+    return found
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip the test, which cannot run here; under CI it fails."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
