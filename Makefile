@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Real peers that the tests talk to, from Debian.
-PEERS := docker-registry skopeo apache2-utils prometheus prometheus-alertmanager chromium fish zsh
+PEERS := docker-registry skopeo apache2-utils prometheus prometheus-alertmanager chromium fish \
+  zsh buildah debootstrap iproute2 systemd
 
 .PHONY: setup demo test test-slow check format bench lock build image peers clean
 
@@ -29,7 +30,7 @@ test: .venv/.done .venv-fal/.done peers ## everything that is quick
 	$(BIN)/pytest -m "not slow" --numprocesses 4
 
 test-slow: .venv/.done .venv-fal/.done peers ## kills, builds, many seeds
-	$(BIN)/pytest -m slow --numprocesses 2
+	$(BIN)/pytest -m slow --numprocesses 2 --dist loadgroup
 
 check: .venv/.done ## format, lint, strict types, import contract
 	$(BIN)/ruff format --check .
@@ -76,7 +77,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' refresher/__init__.py)
 DOCKER ?= docker
 
 image: ## the container image, by docker or by what DOCKER names, such as podman or buildah
-	$(DOCKER) build --build-arg VERSION=$(VERSION) --tag refresher:$(VERSION) .
+	$(DOCKER) build $(IMAGE_FLAGS) --build-arg VERSION=$(VERSION) --tag refresher:$(VERSION) .
 
 clean:
 	rm -rf .venv .venv-fal dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.peers import ROOT, unavailable
+from tests.peers import ROOT, require, unavailable
 
 #: Of this machine, where there is no image: its programs, our environment, and their Python.
 _OURS = tuple(
@@ -51,6 +51,8 @@ class Container:
     groups: Sequence[int] = ()
     #: The file system of an image; None for this machine's programs.
     root: Path | None = None
+    #: False for one that reaches nothing but itself.
+    network: bool = True
 
 
 @contextmanager
@@ -59,9 +61,10 @@ def started(container: Container, folder: Path) -> Iterator[subprocess.Popen[byt
     _require_namespaces()
     root = folder / "root"
     root.mkdir(parents=True)
+    unshare = ["unshare", "--mount", *([] if container.network else ["--net"])]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            ["unshare", "--mount", "sh", "-e", "-c", "\n".join(_script(container, str(root)))],
+            [*unshare, "sh", "-e", "-c", "\n".join(_script(container, str(root)))],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -83,6 +86,8 @@ def _require_namespaces() -> None:
 
 def _script(container: Container, root: str) -> Iterator[str]:
     """The lines that end as the process itself, under the same process id."""
+    if not container.network:
+        yield f"{require('ip')} link set lo up"
     if container.root is None:
         yield f"mount -t tmpfs -o mode=755 none {root}"
         for path in _OURS:
@@ -127,6 +132,12 @@ def _bind(source: str, there: str, *, writable: bool) -> Iterator[str]:
     yield f"mount --bind {source} {there}"
     if not writable:
         yield f"mount -o remount,bind,ro {there}"
+
+
+def within(process: subprocess.Popen[bytes], command: Sequence[str]) -> int:
+    """The exit code of another command in the same container, as of a probe that is one."""
+    enter = ["nsenter", f"--target={process.pid}", "--mount", "--net", "--root", "--wd"]
+    return subprocess.run([*enter, *command], check=False, timeout=60).returncode
 
 
 def stopped(process: subprocess.Popen[bytes], grace: float) -> tuple[int, float]:

@@ -69,11 +69,12 @@ def test_a_build_sees_what_it_copies_and_no_more() -> None:
 def test_make_builds_it_under_its_version() -> None:
     """One command, and a builder of one's choice."""
     done = subprocess.run(
-        ["make", "--dry-run", "image", "DOCKER=buildah"],
+        ["make", "--dry-run", "image", "DOCKER=buildah", "IMAGE_FLAGS=--format=docker"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == (
-        f"buildah build --build-arg VERSION={__version__} --tag refresher:{__version__} ."
+        f"buildah build --format=docker --build-arg VERSION={__version__}"
+        f" --tag refresher:{__version__} ."
     )
 
 
