@@ -23,6 +23,7 @@ from refresher.metrics import Metrics
 from refresher.model import Actor, Attempt, Observer, Status, Target
 from refresher.notify import HEARTBEAT_SECONDS, Heartbeat, Notifier
 from refresher.state import LEASE_SECONDS
+from refresher.supervisor import Supervisor
 
 #: Seconds that running attempts get to end their stage after SIGTERM; a stage takes 8 at most.
 STOP_SECONDS = CALL_SECONDS + 1.0
@@ -131,6 +132,7 @@ class Daemon:
             count=self._metrics.notified,
             ca_bundle=self._config.daemon.ca_bundle,
         )
+        self._supervisor = Supervisor(os.environ)
         self._address = self._config.daemon.address
         self._server = Server(build(self._services()), *self._address)
 
@@ -227,12 +229,21 @@ class Daemon:
         if call in (signal.SIGTERM, signal.SIGINT):
             return False
         self._engine.scheduler.mind_the_clock()
+        self._report()
         if call is signal.SIGUSR1:
             self._engine.control.refresh(list(self._engine.targets), Actor.SIGNAL)
         if call is signal.SIGHUP:
             self.reload()
         self.watch()
         return True
+
+    def _report(self) -> None:
+        """What the probes would say, to whoever supervises this process."""
+        now = self._clock.monotonic()
+        if self._not_ready() is None:
+            self._supervisor.ready()
+        if self._engine.health.stuck(now) is None:
+            self._supervisor.alive(now)
 
     def _stamps(self) -> Mapping[Path, _Stamp | None]:
         return {path: _stamp(path) for path in dict.fromkeys(self._options.watched())}
@@ -243,6 +254,7 @@ class Daemon:
         return config
 
     def _end(self) -> None:
+        self._supervisor.stopping()
         self._engine.stopping.set()
         until = self._clock.monotonic() + STOP_SECONDS
         self._notifier.close(_PARTING_SECONDS)

@@ -58,7 +58,7 @@ class Container:
 @contextmanager
 def started(container: Container, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Its process, killed at the end of the block; the log is `folder`/log. Skips without root."""
-    _require_namespaces()
+    require_namespaces()
     root = folder / "root"
     root.mkdir(parents=True)
     unshare = ["unshare", "--mount", *([] if container.network else ["--net"])]
@@ -76,7 +76,8 @@ def started(container: Container, folder: Path) -> Iterator[subprocess.Popen[byt
         process.wait()
 
 
-def _require_namespaces() -> None:
+def require_namespaces() -> None:
+    """Skip the test where no container can be made."""
     if os.geteuid() != 0:
         pytest.skip("only root makes a container")
     done = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False)
@@ -147,7 +148,7 @@ def stopped(process: subprocess.Popen[bytes], grace: float) -> tuple[int, float]
     return process.wait(grace), time.monotonic() - began
 
 
-def atomically(folder: Path, files: Mapping[str, str | bytes], *, mode: int = 0o644) -> None:
+def atomically(folder: Path, files: Mapping[str, str], *, mode: int = 0o644) -> None:
     """Let a mounted Secret or ConfigMap hold these files, as the kubelet does it.
 
     They lie in a folder with the time in its name; `..data` leads there, and is put in the place
@@ -158,7 +159,7 @@ def atomically(folder: Path, files: Mapping[str, str | bytes], *, mode: int = 0o
     real.mkdir()
     for name, value in files.items():
         path = real / name
-        path.write_bytes(value.encode() if isinstance(value, str) else value)
+        path.write_text(value)
         path.chmod(mode)
         link = folder / name
         if not link.is_symlink():

@@ -21,17 +21,19 @@ class Inside(World):
     """A world whose `refresher` runs in a container, with the configuration that is shipped."""
 
     @property
-    def credentials(self) -> dict[str, str | bytes]:
+    def credentials(self) -> dict[str, str]:
         """What the Secret holds; the authority of our fal comes the same way."""
         return {
             "fal-key": f"{SANDBOX_KEY.reveal()}\n",
             "api-token": "open-sesame\n",
-            "ca.pem": self.certificates.ca_file.read_bytes(),
+            "ca.pem": self.certificates.ca_file.read_text(),
         }
 
     def adapted(self, text: str) -> str:
         """A shipped configuration: as it is, but for where its peers are, and its port."""
         (name,) = (line for line in text.splitlines() if line.startswith("registry = "))
+        if "[daemon]" not in text:
+            text = f'{text}\n[daemon]\nlisten = "127.0.0.1:9478"\n'
         lead = {
             ":9478": f":{self.port}",
             "[fal]": f'[fal]\nhost = "{self.fal.host}"',

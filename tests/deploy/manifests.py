@@ -52,7 +52,7 @@ def ours(spec: _Table) -> _Table:
 
 
 def container(
-    spec: _Table, files: Mapping[str, Mapping[str, str | bytes]], folder: Path, **more: Any
+    spec: _Table, files: Mapping[str, Mapping[str, str]], folder: Path, **more: Any
 ) -> Container:
     """Ours, as a kubelet starts it: `files` is what each ConfigMap and Secret volume holds.
 
@@ -83,7 +83,7 @@ def container(
 def _mount(
     mount: _Table,
     volume: _Table,
-    files: Mapping[str, str | bytes] | None,
+    files: Mapping[str, str] | None,
     folder: Path,
     group: int | None,
 ) -> Mount:
@@ -95,7 +95,7 @@ def _mount(
     return Mount(mount["mountPath"], source, writable=not mount["readOnly"])
 
 
-def fill(source: Path, volume: _Table, files: Mapping[str, str | bytes], group: int | None) -> None:
+def fill(source: Path, volume: _Table, files: Mapping[str, str], group: int | None) -> None:
     """Let a ConfigMap or Secret volume hold these files, under the mode and group that it says."""
     kind = volume.get("secret", volume.get("configMap"))
     atomically(source, files, mode=kind.get("defaultMode", 0o644))

@@ -19,7 +19,7 @@ import yaml
 from refresher import __version__, config
 from refresher.daemon import STOP_SECONDS
 from tests.deploy import manifests
-from tests.deploy.container import started, stopped
+from tests.deploy.container import require_namespaces, started, stopped
 from tests.deploy.inside import CREDENTIALS, Inside, answer, wait_until_ready
 from tests.deploy.manifests import FOLDER, built, only, ours, pod
 from tests.deploy.restricted import violations
@@ -352,6 +352,7 @@ def assert_fits(resident: int, resources: _Table) -> None:
 @pytest.mark.parametrize("folder", [ALONE, BESIDE], ids=lambda path: path.name)
 def test_its_container_becomes_ready(folder: Path, inside: Inside, tmp_path: Path) -> None:
     """Its command, variables, mounts and user, in a read-only file system without capabilities."""
+    require_namespaces()
     objects = built(folder)
     spec = pod(only(objects, "Deployment"))
     text = inside.adapted(only(objects, "ConfigMap")["data"]["refresher.toml"])
