@@ -22,6 +22,7 @@ from refresher.errors import ConfigError
 from refresher.metrics import Metrics
 from refresher.model import Actor, Attempt, Observer, Status, Target
 from refresher.notify import HEARTBEAT_SECONDS, Heartbeat, Notifier
+from refresher.references import Stamp, stamp
 from refresher.state import LEASE_SECONDS
 from refresher.supervisor import Supervisor
 
@@ -58,9 +59,6 @@ FIXED = (
     "dockerhub.auth_url",
     "dockerhub.api_url",
 )
-
-#: Time of the last change, inode and size of a file.
-_Stamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +158,7 @@ class Daemon:
             engine.scheduler.every(_MINUTE, self._notifier.look)
             engine.scheduler.every(HEARTBEAT_SECONDS, self._heartbeat.beat)
             engine.scheduler.every(_VALUE_SECONDS, engine.watch_values)
+            engine.scheduler.every(_VALUE_SECONDS, engine.watch_files)
             engine.scheduler.every(_LISTING_SECONDS, engine.find_drift)
             while self._turn():
                 pass
@@ -245,8 +244,8 @@ class Daemon:
         if self._engine.health.stuck(now) is None:
             self._supervisor.alive(now)
 
-    def _stamps(self) -> Mapping[Path, _Stamp | None]:
-        return {path: _stamp(path) for path in dict.fromkeys(self._options.watched())}
+    def _stamps(self) -> Mapping[Path, Stamp | None]:
+        return {path: stamp(path) for path in dict.fromkeys(self._options.watched())}
 
     def _read(self) -> Config:
         config = self._load()
@@ -320,12 +319,3 @@ def _without_targets(config: Config) -> Config:
 
 def _value(config: Config, path: str) -> object:
     return attrgetter(path)(config)
-
-
-def _stamp(path: Path) -> _Stamp | None:
-    """What changes with the file, through symbolic links; None while it is away."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return (stat.st_mtime_ns, stat.st_ino, stat.st_size)

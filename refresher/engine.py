@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from random import Random
 
 from refresher import listing, logs, policy, record
 from refresher.clock import Clock, Skews
-from refresher.config import Account, Config
+from refresher.config import Account, Config, references
 from refresher.control import Control
 from refresher.errors import Failure
 from refresher.health import Health
@@ -31,6 +32,7 @@ from refresher.model import (
     fingerprint,
 )
 from refresher.publish.fal import FalPublisher
+from refresher.references import stamp
 from refresher.refresh import Refresher
 from refresher.replicas import Alone, config_digest
 from refresher.scheduler import Scheduler, adopt, close_orphans, resume, take_over
@@ -65,6 +67,9 @@ class Engine:
         self._dry_run = dry_run
         self._parts = Parts(config, clock, self.skews)
         self.targets: Mapping[str, Target] = build(config, self._parts)
+        #: The files that hold credentials, and how they were when they were last looked at.
+        self._files = _files(config)
+        self._stamps = {path: stamp(path) for path in self._files}
         self._publishers: dict[str, Publisher] = {}
         self._accounts: dict[str, Account] = {}
         self._channels: list[FalPublisher] = []
@@ -154,6 +159,7 @@ class Engine:
         adopt(self.store, targets, self.clock.now())
         self.targets = targets
         self._announce_config()
+        self._files = _files(config)
 
     def announce_overwrites(self) -> None:
         """Log what stands in fal and was not written by us, before the first publish."""
@@ -197,6 +203,15 @@ class Engine:
             unread = mark is None and status.last_failure is None
             if unread or (mark is not None and mark != status.source_fingerprint):
                 self.store.update(target.name, partial(_value_changed, status, self.clock.now()))
+
+    def watch_files(self) -> None:
+        """Make due what failed for want of a file that has changed or come since."""
+        before, self._stamps = self._stamps, {path: stamp(path) for path in self._files}
+        if all(before.get(path, now) == now for path, now in self._stamps.items()):
+            return
+        statuses = self.store.statuses()
+        for status in (statuses[name] for name in self.targets if name in statuses):
+            self.store.update(status.name, partial(_file_changed, status, self.clock.now()))
 
     def _static(self) -> list[tuple[Target, Status]]:
         statuses = self.store.statuses()
@@ -312,6 +327,14 @@ def _open_store(config: Config, clock: Clock, dry_run: bool, lease_seconds: floa
 
 def _value_changed(known: Status, now: datetime, old: Status | None) -> Status:
     return record.value_changed(old or known, now)
+
+
+def _file_changed(known: Status, now: datetime, old: Status | None) -> Status:
+    return record.file_changed(old or known, now)
+
+
+def _files(config: Config) -> frozenset[Path]:
+    return frozenset(reference.file for _, reference in references(config) if reference.file)
 
 
 def _log_drift(target: str, secret: SecretStatus, now: datetime) -> None:

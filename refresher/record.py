@@ -32,6 +32,9 @@ from refresher.model import (
 #: The next look while an attempt runs, so that one that kills the process cannot crash-loop.
 _WHILE_RUNNING = timedelta(seconds=60)
 
+#: What a better value in a file can mend.
+_OF_A_FILE = {FailureReason.CONFIG, FailureReason.UNAUTHORIZED, FailureReason.FORBIDDEN}
+
 _REFUSALS = {
     FailureReason.UNAUTHORIZED: Verdict.UNAUTHORIZED,
     FailureReason.FORBIDDEN: Verdict.FORBIDDEN,
@@ -115,6 +118,19 @@ def forced(status: Status, trigger: Trigger) -> Status:
 def value_changed(status: Status, now: datetime) -> Status:
     """The value of a static source is another one than was last read."""
     return replace(status, source_value=SourceValue.CHANGED, fresh_after=now, next_attempt_at=now)
+
+
+def file_changed(status: Status, now: datetime) -> Status:
+    """A file that holds a credential is new: what failed for want of a good one is tried now.
+
+    A value that a registry refused is no such thing, for it is known when that one changes.
+    """
+    failure = status.last_failure
+    if failure is None or not status.consecutive_failures:
+        return status
+    if failure.stage is Stage.VERIFY or failure.reason not in _OF_A_FILE:
+        return status
+    return replace(status, next_attempt_at=min(status.next_attempt_at, now))
 
 
 def interrupted(status: Status, id: str, failure: FailureRecord) -> Status:

@@ -13,6 +13,9 @@ from refresher.model import SecretValue
 #: No credential file is anywhere near this; a wrong path such as /dev/zero is.
 MAX_FILE_BYTES = 1024 * 1024
 
+#: Time of the last change, inode and size of a file.
+Stamp = tuple[int, int, int]
+
 
 @dataclass(frozen=True, slots=True)
 class Reference:
@@ -47,3 +50,12 @@ class Reference:
         except UnicodeDecodeError:
             # Not chained: the error's object holds the bytes.
             raise Misconfigured(f"{self.file} is not UTF-8 text") from None
+
+
+def stamp(path: Path) -> Stamp | None:
+    """What changes with the file, through symbolic links; None while it is away."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return (stat.st_mtime_ns, stat.st_ino, stat.st_size)

@@ -19,7 +19,7 @@ from refresher.errors import ConfigError
 from refresher.model import Actor, DueReason, SecretRef, SecretValue
 from refresher.publish.fal import FalPublisher
 from refresher.references import Reference
-from refresher.sandbox.fal import WRITE, FalKey
+from refresher.sandbox.fal import SANDBOX_KEY, WRITE, FalKey
 from refresher.sandbox.world import World
 
 REF = SecretRef("default", "main", "AWS_ECR_PASSWORD")
@@ -41,9 +41,9 @@ def engine_of(world: World, tmp_path: Path) -> Iterator[Callable[..., Engine]]:
     """Makes engines on the world's configuration; all are closed at the end."""
     engines: list[Engine] = []
 
-    def make(*, dry_run: bool = False, more: str = "") -> Engine:
+    def make(*, dry_run: bool = False, fal: str = "", more: str = "") -> Engine:
         path = world.write_config(tmp_path / "refresher.toml")
-        path.write_text(path.read_text() + more)
+        path.write_text(path.read_text().replace("[fal]", f"[fal]\n{fal}") + more)
         settings = config.load(path, os.environ)
         engines.append(Engine(settings, clock=SystemClock(), dry_run=dry_run))
         return engines[-1]
@@ -155,6 +155,33 @@ def test_a_configuration_that_cannot_be_built_changes_nothing(
     with pytest.raises(ConfigError, match=r"targets\.ecr\.registry"):
         engine.use(config.load(bad, os.environ))
     assert engine.targets is before
+
+
+def test_what_failed_for_want_of_a_file_is_tried_when_that_comes(
+    world: World, engine_of: Callable[..., Engine], tmp_path: Path
+) -> None:
+    """Fal's key, here: a retry would come in minutes. Another failure goes on waiting."""
+    key = tmp_path / "fal-key"
+    engine = engine_of(fal=f'key = {{ file = "{key}" }}')
+
+    def tried() -> tuple[int, str | None]:
+        engine.watch_files()
+        engine.scheduler.tick()
+        engine.scheduler.drain()
+        status = engine.store.statuses()["ecr"]
+        return status.consecutive_failures, status.last_failure and status.last_failure.reason
+
+    engine.take_up()
+    assert tried() == (1, "config")
+    assert tried() == (1, "config")
+    key.write_text("nobody:nothing\n")
+    assert tried() == (2, "unauthorized")
+    assert tried() == (2, "unauthorized")
+    world.fal.fail(grpc.StatusCode.UNAVAILABLE)
+    key.write_text(f"{SANDBOX_KEY.reveal()}\n")
+    assert tried() == (3, "unavailable")
+    key.touch()
+    assert tried() == (3, "unavailable")
 
 
 def test_a_changed_file_is_noticed_and_published(
