@@ -9,13 +9,13 @@ from typing import Self
 
 
 class Relay:
-    """Passes bytes on to `host:port`; `accepted` counts the connections."""
+    """Passes bytes on to `host:port`, from a free port or this; `accepted` counts connections."""
 
-    def __init__(self, upstream: str) -> None:
-        host, port = upstream.rsplit(":", 1)
+    def __init__(self, upstream: str, port: int = 0) -> None:
+        host, far = upstream.rsplit(":", 1)
         self.accepted = 0
-        self._upstream = (host, int(port))
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._upstream = (host, int(far))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self._sockets: list[socket.socket] = [self._listener]
         self._frozen: set[socket.socket] = set()
         self._away = False
