@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Real peers that the tests talk to, from Debian.
 PEERS := docker-registry skopeo apache2-utils prometheus prometheus-alertmanager chromium fish \
-  zsh buildah debootstrap iproute2 strace systemd
+  zsh buildah debootstrap iproute2 strace systemd systemd-container
 
 .PHONY: setup demo test test-slow check format bench lock build image peers clean
 

@@ -210,8 +210,11 @@ class Engine:
         if all(before.get(path, now) == now for path, now in self._stamps.items()):
             return
         statuses = self.store.statuses()
-        for status in (statuses[name] for name in self.targets if name in statuses):
-            self.store.update(status.name, partial(_file_changed, status, self.clock.now()))
+        known = [statuses[name] for name in self.targets if name in statuses]
+        now = self.clock.now()
+        self.store.update_many(
+            {status.name: partial(_file_changed, status, now) for status in known}
+        )
 
     def _static(self) -> list[tuple[Target, Status]]:
         statuses = self.store.statuses()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, by default that of the process; its exit code."""
     # Read when gRPC is imported; its own lines on standard error tell nothing that we do not.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    _furnish()
     settings = Settings()
     try:
         code = root.main(arguments, prog_name="refresher", standalone_mode=False, obj=settings)
@@ -86,6 +88,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _confess(error, settings)
         return Exit.FAILED
     return int(code or Exit.GOOD)
+
+
+def _furnish() -> None:
+    """Give the process what a library looks for as it loads, and a bare container lacks."""
+    try:
+        Path.home()
+    except RuntimeError:  # a user that is no more than a number
+        os.environ["HOME"] = "/"
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:  # nothing to write to; nothing of ours does
+        tempfile.tempdir = "/"
 
 
 def _explain_usage(error: click.ClickException) -> None:

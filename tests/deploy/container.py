@@ -101,8 +101,7 @@ def _script(container: Container, root: str) -> Iterator[str]:
     for mount in container.mounts:
         yield from _mounted(mount, root)
     yield f"mount -o remount,bind,ro {root}"
-    # As every runtime does for a user that is no more than a number.
-    environ = [f"{name}={value}" for name, value in {"HOME": "/", **container.environ}.items()]
+    environ = [f"{name}={value}" for name, value in container.environ.items()]
     groups = ",".join(map(str, container.groups))
     yield shlex.join(
         [

@@ -21,11 +21,19 @@ from refresher.sandbox.certificates import authority
 from refresher.sandbox.fal import SANDBOX_KEY, FalKey, FalStandIn
 from refresher.sandbox.http import Fault, closed_port
 from refresher.sandbox.world import REGISTRY, STATIC_SECRETS
-from tests.deploy.container import atomically
-from tests.deploy.inside import answer
+from tests.deploy.container import (
+    Container,
+    Mount,
+    atomically,
+    require_namespaces,
+    started,
+    stopped,
+)
+from tests.deploy.inside import CREDENTIALS, Inside, answer, wait_until_ready
+from tests.deploy.manifests import FOLDER
 from tests.proxy import Proxy
 from tests.publish.relay import Relay
-from tests.world import World, wait_for
+from tests.world import PATIENCE, World, wait_for
 
 #: Seconds within which a changed file must be noticed.
 MINUTE = 60.0
@@ -199,6 +207,43 @@ def test_it_works_with_a_proxy_and_a_private_authority(world: World, tmp_path: P
         with world.daemon():
             wait_for(lambda: fal.value("main", "AWS_ECR_PASSWORD") is not None, "a publish")
         assert set(proxy.asked) == {"CONNECT fal.invalid:443"}
+
+
+# --- the place ---------------------------------------------------------------------------------
+
+
+def test_it_needs_no_home_no_name_and_no_folder_for_temporary_files(tmp_path: Path) -> None:
+    """A bare number for a user, an environment of nothing, and not a single file to write to."""
+    require_namespaces()
+    with Inside() as world:
+        (tmp_path / "ca.pem").write_text(world.credentials["ca.pem"])
+        text = world.adapted((FOLDER / "base" / "refresher.toml").read_text())
+        for name in ("fal-key", "api-token"):
+            (tmp_path / name).write_text(world.credentials[name])
+        (tmp_path / "refresher.toml").write_text(text.replace("[daemon]", _IN_MEMORY))
+        container = Container(
+            command=["refresher", "run", "--config", "/etc/refresher.toml"],
+            environ=world.leading_in,
+            mounts=[
+                Mount("/etc/refresher.toml", tmp_path / "refresher.toml"),
+                *(
+                    Mount(f"{CREDENTIALS}/{name}", tmp_path / name)
+                    for name in ("ca.pem", "fal-key", "api-token")
+                ),
+            ],
+            user=4242,
+            group=4242,
+        )
+        with started(container, tmp_path / "container") as process:
+            wait_until_ready(f"{world.url}/readyz", process, tmp_path / "container" / "log")
+            wait_for(lambda: world.secret is not None, "a publish")
+            assert stopped(process, PATIENCE)[0] == 0
+
+
+_IN_MEMORY = """\
+[daemon]
+state = "sqlite://"
+"""
 
 
 # --- the log -----------------------------------------------------------------------------------
