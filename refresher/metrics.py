@@ -474,7 +474,7 @@ class Metrics:
         )
         yield _gauge(
             "refresher_scheduler_lag_seconds",
-            "How late the most overdue target was at the last tick; who waits for a peer is left out.",
+            "How late the most overdue target was at the last tick; who awaits a peer is left out.",
             None if tick is None else tick.lag_seconds,
         )
 
