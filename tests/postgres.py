@@ -13,6 +13,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -38,9 +39,24 @@ class Cluster:
         serve = [str(self.programs / "postgres"), *place, "-p", str(port), "-k", "", "-F", *options]
         with running(as_anybody(serve), self.data.parent / "log"):
             wait_for_port(port)
+            _wait_until_it_serves(port)
             yield
             stop = [str(self.programs / "pg_ctl"), "stop", *place, "-m", "fast"]
             subprocess.run(as_anybody(stop), check=True, capture_output=True, cwd="/")
+
+
+def _wait_until_it_serves(port: int) -> None:
+    """It listens for a moment before it does: "the database system is starting up"."""
+    until = time.monotonic() + 30
+    while True:
+        try:
+            psycopg.connect(url(port)).close()
+        except psycopg.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def url(port: int) -> str:

@@ -169,7 +169,7 @@ def test_the_workflow_of_github_runs(desk: Desk) -> None:
 
 def test_the_steps_for_github_run(desk: Desk) -> None:
     """Those of the page; what they install is on the desk already."""
-    (block,) = blocks("yaml")
+    (block,) = [block for block in blocks("yaml") if block.page.name == "deploy-gate.md"]
     install, deploy = [step for step in yaml.safe_load(block.text) if "run" in step]
     assert install["run"].startswith("pipx install")
     assert deploy["env"] == {"FAL_KEY": "${{ secrets.FAL_KEY }}"}

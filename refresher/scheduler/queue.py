@@ -105,10 +105,10 @@ def _holds(known: Ready, status: Status, now: datetime) -> bool:
 def _in_order(found: list[Ready]) -> list[Ready]:
     """The pressing ones first, then our own share, then the longest due; those that one issue
     serves, together."""
-    first: dict[tuple[bool, str], datetime] = {}
+    first: dict[tuple[bool, str], tuple[datetime, datetime]] = {}
     for ready in found:
-        group = (ready.pressing, ready.share_key)
-        first[group] = min(first.get(group, ready.since), ready.since)
+        group, waits = (ready.pressing, ready.share_key), (ready.since, ready.tried)
+        first[group] = min(first.get(group, waits), waits)
     return sorted(
         found,
         key=lambda ready: (

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.deploy.image import Image, make
-from tests.test_state import cluster
 from tests.world import world
 
-__all__ = ["cluster", "image", "world"]
+__all__ = ["image", "world"]
 
 
 @pytest.fixture(scope="session")

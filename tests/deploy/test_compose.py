@@ -18,7 +18,7 @@ from refresher.sandbox.fal import SANDBOX_KEY
 from tests.deploy.container import Container, Mount, require_namespaces, started, stopped
 from tests.deploy.inside import CREDENTIALS, Inside, wait_until_ready
 from tests.peers import ROOT, free_port, require, running, wait_for_port
-from tests.test_state import Cluster
+from tests.postgres import Cluster
 from tests.world import PATIENCE, wait_for
 
 CONFIG = ROOT / "config"
