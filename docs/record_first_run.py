@@ -102,9 +102,9 @@ CHAPTERS = (
     ),
     Chapter(
         "Run it",
-        "Usually a supervisor starts the daemon; here the shell does.",
+        "Usually a supervisor starts the daemon. Here the shell does; Ctrl-C ends only the wait.",
         (
-            Step("refresher run & sleep 3"),
+            Step("refresher run & sleep 60", until="attempt.refreshed"),
             Step("refresher status"),
             Step("refresher status ecr"),
             Step("refresher history"),

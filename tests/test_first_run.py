@@ -110,6 +110,7 @@ def _verdict(demo: str) -> list[str]:
     return [re.sub(r"\d+", "0", line) for line in lines]
 
 
+@pytest.mark.timeout(300)  # a dozen processes, one after another, on a machine that may be busy
 def test_the_commands_still_print_that(
     recorder: dict[str, Any], recorded: dict[str, str], tmp_path: Path
 ) -> None:
