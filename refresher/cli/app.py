@@ -106,10 +106,12 @@ def _explain_usage(error: click.ClickException) -> None:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return
+    message = " ".join(error.format_message().split())
+    context = error.ctx if isinstance(error, click.UsageError) else None
     hint = ""
-    if isinstance(error, click.MissingParameter) and error.ctx is not None:
-        hint = f" See `{error.ctx.command_path} --help`."
-    note(f"error: {' '.join(error.format_message().split())}{hint}")
+    if context is not None and message.startswith("Missing"):
+        hint = f" See `{context.command_path} --help`."
+    note(f"error: {message}{hint}")
 
 
 def _explain(error: RefresherError, settings: Settings) -> None:

@@ -79,6 +79,7 @@ def test_shared_options_stand_before_and_after_the_command(
         (("check", "--within", "soon"), '"soon" is not a duration'),
         (("status", "--output", "xml"), "'xml' is not one of 'table', 'json'"),
         (("token",), "Missing argument 'TARGET'. See `refresher token --help`."),
+        (("-v",), "Missing command. See `refresher --help`."),
         (("demo", "--config", "a.toml"), "No such option '--config'"),
     ],
 )
