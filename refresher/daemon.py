@@ -174,6 +174,7 @@ class Daemon:
         try:
             config = self._read()
             self._engine.use(config)
+            self._engine.announce_config()
         except ConfigError as error:
             self._metrics.config_read(self._clock.now(), successful=False)
             self._config_problem = error.problems[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
@@ -79,7 +79,7 @@ class Engine:
         self.shared = self.store if isinstance(self.store, SharedStore) else None
         self.replicas: Replicas = self.shared or Alone()
         self._seen = Seen()
-        self._announce_config()
+        self.announce_config()
         self.held = Held(self.replicas)
         self.health = Health(config.daemon.workers, clock.monotonic())
         sharing = Sharing(store=self.store, held=self.held, targets=lambda: self.targets)
@@ -138,7 +138,8 @@ class Engine:
         take_over(self.store, self.targets, self.shared.abandoned(), now)
         self._seen.look(self.shared.there(), self.shared.replica)
 
-    def _announce_config(self) -> None:
+    def announce_config(self) -> None:
+        """Let the other replicas know what this one keeps and how."""
         if self.shared is not None:
             self.shared.config = config_digest(self.targets)
 
@@ -158,7 +159,6 @@ class Engine:
         self._use_accounts(config)
         adopt(self.store, targets, self.clock.now())
         self.targets = targets
-        self._announce_config()
         self._files = _files(config)
 
     def announce_overwrites(self) -> None:
@@ -274,15 +274,19 @@ class Seen:
         self._alive: dict[str, Replica] = {}
         self._differ = False
 
-    def look(self, there: Iterable[Replica], me: str) -> None:
+    def look(self, there: Sequence[Replica], me: str) -> None:
         """Log what changed since the last look."""
         alive = {each.id: each for each in there if each.alive}
         if me not in alive:
             return  # nobody was looked at yet
         for name in alive.keys() - self._alive.keys() - {me}:
             logs.event("replica.joined", replica=name, release=alive[name].release)
+        lapsed = {each.id for each in there} - alive.keys()
         for name in self._alive.keys() - alive.keys() - {me}:
-            logs.warning("replica.gone", replica=name)
+            if name in lapsed:
+                logs.warning("replica.gone", replica=name)
+            else:
+                logs.event("replica.left", replica=name)
         others = [name for name, each in alive.items() if each.config != alive[me].config]
         if others and not self._differ:
             logs.warning(

@@ -212,11 +212,26 @@ def closed(result: Result, status: Status, hand: Hand, rng: Random) -> Status:
 
 
 def _overtaken(result: Result, status: Status) -> Status:
-    """Another replica took the target over meanwhile, so what it recorded stands."""
+    """Another replica took the target over meanwhile, so what it recorded stands.
+
+    Of two values the newer is what should stand, as when both sides of an outage are merged.
+    """
     answered = replace(status, trigger=_unanswered(status, result.attempt.id))
-    if not result.touched:
+    if result.held is None or not result.touched:
         return answered
-    return replicas.contested(answered, result.touched, result.ended_at)
+    held = result.held
+    secrets = tuple(
+        _judged(held, _published(result, held, secret), result.proof, None)
+        if secret.ref in result.written and _is_newer(held, secret)
+        else secret
+        for secret in answered.secrets
+    )
+    known = _held(result, replace(answered, secrets=secrets))
+    return replicas.contested(known, result.touched, result.ended_at)
+
+
+def _is_newer(held: HeldCredential, secret: SecretStatus) -> bool:
+    return secret.issued_at is None or secret.issued_at < held.credential.issued_at
 
 
 def _held(result: Result, status: Status) -> Status:

@@ -190,6 +190,31 @@ def test_what_another_replica_recorded_meanwhile_stands(bench: Bench) -> None:
     assert (status.generation, status.consecutive_failures) == (8, 0)
 
 
+def test_a_newer_value_of_an_attempt_that_was_closed_is_what_should_stand(bench: Bench) -> None:
+    """It was taken for dead and nobody published since: its value is known, held, and written
+    again, rather than the older one that was remembered."""
+    target = bench.target()
+    bench.attempt(target)
+    older = bench.status(target).secrets[0]
+    bench.clock.advance(timedelta(hours=5))
+    bench.two.meanwhile = lambda: forget_attempt(bench, target)  # type: ignore[attr-defined]
+    bench.attempt(target, DueReason.STALE)
+    status = bench.status(target)
+    newer = status.secrets[0]
+    assert newer.issued_at is not None
+    assert older.issued_at is not None
+    assert newer.issued_at > older.issued_at
+    assert (newer.drifted, status.holder) == (True, "me")
+    now = bench.clock.now()
+    hand = bench.held.hand(target, status)
+    assert policy.due(target, status, hand, now) is DueReason.DRIFTED
+    assert policy.in_hand(target, status, hand, DueReason.DRIFTED, now) == hand.standing
+
+
+def forget_attempt(bench: Bench, target: Target) -> None:
+    bench.store.update(target.name, lambda s: replace(s or blank(), attempt=None))
+
+
 def test_an_attempt_that_was_taken_over_before_its_write_writes_and_records_nothing(
     bench: Bench,
 ) -> None:

@@ -155,7 +155,12 @@ class Database:
             engine = create_engine(
                 self._url,
                 hide_parameters=True,
-                connect_args={"connect_timeout": 3, "tcp_user_timeout": 5000},
+                connect_args={
+                    "connect_timeout": 3,
+                    "tcp_user_timeout": 5000,
+                    # A pooler may give each transaction another connection of the server.
+                    "prepare_threshold": None,
+                },
             )
             self._deadline = ServerDeadline(engine, self._server_seconds)
             return engine
