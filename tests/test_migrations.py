@@ -23,11 +23,12 @@ from tests.test_state import blank, run_attempt, started
 KEY = "ab" * 32
 
 
-def change(place: str, work: Callable[[Connection], None]) -> None:
+def change(place: str, work: Callable[[Connection], None], *, locked: bool = True) -> None:
     """One transaction in a database of any kind."""
     engine = create_engine(place.replace("postgresql:", "postgresql+psycopg:"), poolclass=NullPool)
     with engine.begin() as connection:
-        schema.begin_to_change(connection)
+        if locked:
+            schema.begin_to_change(connection)
         work(connection)
     engine.dispose()
 

@@ -18,8 +18,10 @@ import httpx
 import psycopg
 import pytest
 
+from refresher.state import schema
 from tests.fleet import REGIONS, Fleet, Replica, targets_of, until
 from tests.peers import ROOT
+from tests.test_migrations import change, make_first, put_as_first, revision
 
 #: What an alert or a dashboard reads of a target.
 OF_A_TARGET = re.compile(
@@ -382,6 +384,33 @@ def test_the_newer_configuration_decides_where_two_differ(fleet_of: MakeFleet) -
 
 
 # --- upgrades ----------------------------------------------------------------------------------
+
+
+def test_replicas_start_on_the_database_of_an_older_release_that_still_runs(
+    fleet_of: MakeFleet, database: str
+) -> None:
+    """They migrate it together, once; what the older one writes meanwhile is kept and seen."""
+    change(database, make_first)
+    stopped = threading.Event()
+
+    def older() -> None:
+        while not stopped.wait(0.05):
+            change(database, lambda connection: put_as_first(connection, "old"), locked=False)
+
+    writer = threading.Thread(target=older)
+    writer.start()
+    try:
+        fleet = fleet_of(3, 4)
+        start(fleet)
+    finally:
+        stopped.set()
+        writer.join()
+    assert revision(database) == schema.HEAD
+    with psycopg.connect(database) as raw:
+        row = raw.execute("SELECT version FROM targets WHERE name = 'old'").fetchone()
+    assert row is not None
+    assert row[0] > 5
+    assert [len(each.lines("state.down")) for each in fleet.replicas] == [0, 0, 0]
 
 
 def test_a_rolling_upgrade_leaves_no_gap(fleet_of: MakeFleet, database: str) -> None:

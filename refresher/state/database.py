@@ -75,6 +75,8 @@ class Database:
         self, url: URL, *, read_only: bool, server_seconds: float = SERVER_SECONDS
     ) -> None:
         self.read_only = read_only
+        #: Whether a connection may be idle for so long that it is tried before each use.
+        self.idles = True
         self._url = url
         self._path = _sqlite_path(url)
         self._lock: OwnerLock | None = None
@@ -155,6 +157,7 @@ class Database:
             engine = create_engine(
                 self._url,
                 hide_parameters=True,
+                pool_pre_ping=self.idles,
                 connect_args={
                     "connect_timeout": 3,
                     "tcp_user_timeout": 5000,

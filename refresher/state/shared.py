@@ -72,6 +72,7 @@ class SharedStore(SqlStore):
         #: What it does, for the others to compare: set it before the first look.
         self.config = ""
         self._lease_seconds = lease_seconds
+        self._database.idles = False  # there is a look twice a second
         self._board = Board(self._database, self.replica, lease_seconds)
         #: Of each target, what the database last told: its version and its status.
         self._versions: dict[str, int] = {}
