@@ -30,7 +30,7 @@ test: .venv/.done .venv-fal/.done peers ## everything that is quick
 	$(BIN)/pytest -m "not slow" --numprocesses 4
 
 test-slow: .venv/.done .venv-fal/.done peers ## kills, builds, many seeds
-	$(BIN)/pytest -m slow --numprocesses 2 --dist loadgroup
+	$(BIN)/pytest -m slow --numprocesses 2
 
 check: .venv/.done ## format, lint, strict types, import contract
 	$(BIN)/ruff format --check .

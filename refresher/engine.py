@@ -207,13 +207,13 @@ class Engine:
     def watch_files(self) -> None:
         """Make due what failed for want of a file that has changed or come since."""
         before, self._stamps = self._stamps, {path: stamp(path) for path in self._files}
-        if all(before.get(path, now) == now for path, now in self._stamps.items()):
+        if all(before.get(path, seen) == seen for path, seen in self._stamps.items()):
             return
-        statuses = self.store.statuses()
+        now, statuses = self.clock.now(), self.store.statuses()
         known = [statuses[name] for name in self.targets if name in statuses]
-        now = self.clock.now()
+        mended = [status for status in known if record.file_changed(status, now) != status]
         self.store.update_many(
-            {status.name: partial(_file_changed, status, now) for status in known}
+            {status.name: partial(_file_changed, status, now) for status in mended}
         )
 
     def _static(self) -> list[tuple[Target, Status]]:

@@ -8,6 +8,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -92,16 +94,13 @@ class Image:
         return self.builder.do("run", self.name, "--", *command)
 
 
-def make(folder: Path) -> Image:
+def make(folder: Path) -> None:
     """As `make image` builds it, on a base that is made from this machine's own mirrors."""
     for program in ("buildah", "debootstrap", "apt-get"):
         require(program)
     if os.geteuid() != 0:
         pytest.skip("only root makes a base image")
-    return _image(Builder(folder), folder)
-
-
-def _image(builder: Builder, folder: Path) -> Image:
+    builder = Builder(folder)
     base = folder / "base"
     suite, mirror = _mirror()
     include = f"--include={','.join(PACKAGES)}"
@@ -118,8 +117,17 @@ def _image(builder: Builder, folder: Path) -> Image:
         *(f"--secret=id={name},src={path}" for name, path in secrets.items() if path.exists()),
     ]
     builder.run(["make", "image", "DOCKER=buildah", f"IMAGE_FLAGS={' '.join(flags)}"])
+
+
+@contextmanager
+def container(folder: Path) -> Iterator[Image]:
+    """A container of what was made there."""
+    builder = Builder(folder)
     name = builder.do("from", NAME)
-    return Image(builder, name, Path(builder.do("mount", name)), base)
+    try:
+        yield Image(builder, name, Path(builder.do("mount", name)), folder / "base")
+    finally:
+        builder.do("rm", name)
 
 
 def _mirror() -> tuple[str, str]:

@@ -17,7 +17,7 @@ from tests.deploy.manifests import FOLDER, built, only, pod
 from tests.peers import ROOT
 from tests.world import PATIENCE, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("image")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 #: Megabytes that the image puts on its base, compressed, as docs/deploy.md says.
 LAYER = 70

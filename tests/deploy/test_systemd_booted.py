@@ -19,7 +19,7 @@ from tests.deploy.inside import Inside, answer
 from tests.peers import ROOT, require, running
 from tests.world import wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("image")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 FOLDER = ROOT / "config" / "systemd"
 UNIT = FOLDER / "refresher.service"
