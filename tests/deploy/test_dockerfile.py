@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from refresher import __version__
 from tests.peers import ROOT
 
@@ -64,6 +66,30 @@ def test_a_build_sees_what_it_copies_and_no_more() -> None:
     assert first == "*"
     assert copied == let_in
     assert all((ROOT / each).exists() for each in copied)
+
+
+def wheels(python: str, machine: str) -> int:
+    """Whether pip finds a wheel of everything that is locked: its exit code, 0 where it does."""
+    platforms = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
+    command = [
+        sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--target", "t",
+        "--quiet", "--python-version", python, "--implementation", "cp",
+        *(f"--abi={abi}" for abi in (f"cp{python.replace('.', '')}", "abi3", "none")),
+        *(f"--platform={platform}_{machine}" for platform in platforms),
+        "--only-binary=:all:", "--no-deps", "--require-hashes",
+        "--requirement", "requirements/runtime.lock",
+    ]  # fmt: skip
+    return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_default_base_finds_a_wheel_of_everything(machine: str) -> None:
+    """For its Python, on both machines that the base is made for; an old one would find none."""
+    found = re.search(r"^ARG BASE=python:([\d.]+)-slim-bookworm$", TEXT, re.MULTILINE)
+    assert found
+    assert wheels(found[1], machine) == 0
+    assert wheels("3.6", machine) != 0
 
 
 def test_make_builds_it_under_its_version() -> None:

@@ -8,9 +8,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import kubernetes_validate
 import psutil
 import pytest
@@ -23,7 +25,8 @@ from tests.deploy.container import require_namespaces, started, stopped
 from tests.deploy.inside import CREDENTIALS, Inside, answer, wait_until_ready
 from tests.deploy.manifests import FOLDER, built, only, ours, pod
 from tests.deploy.restricted import violations
-from tests.peers import ROOT, require
+from tests.peers import ROOT, free_port, require
+from tests.test_state import Cluster
 from tests.world import PATIENCE, wait_for
 
 BASE, ALONE, BESIDE = FOLDER / "base", FOLDER / "example", FOLDER / "example-sidecar"
@@ -378,3 +381,35 @@ def test_its_container_becomes_ready(folder: Path, inside: Inside, tmp_path: Pat
         assert code == 0
         grace = spec.get("terminationGracePeriodSeconds", 30)
         assert seconds < grace
+
+
+def test_two_replicas_with_a_database_are_both_ready(
+    cluster: Cluster, inside: Inside, tmp_path: Path
+) -> None:
+    """Pods of the component `database`, on a real PostgreSQL: what one writes the other sees."""
+    require_namespaces()
+    objects = composed(tmp_path, "database")
+    spec = pod(only(objects, "Deployment"))
+    (reference,) = (each for each in ours(spec)["env"] if "valueFrom" in each)
+    assert reference["valueFrom"] == {"secretKeyRef": {"name": "refresher", "key": "database-url"}}
+    text = only(objects, "ConfigMap")["data"]["refresher.toml"]
+    text = text.replace("[daemon]", f'[daemon]\nstate = {{ env = "{reference["name"]}" }}')
+    database, other = free_port(), free_port()
+    url = f"postgresql://refresher@127.0.0.1:{database}/postgres"
+    with cluster.running(database), ExitStack() as pods:
+        for replica, port in enumerate((inside.port, other)):
+            here = tmp_path / str(replica)
+            adapted = inside.adapted(text).replace(f":{inside.port}", f":{port}")
+            files = {
+                "refresher-config": {"refresher.toml": adapted},
+                "refresher-credentials": inside.credentials,
+            }
+            environ = {**inside.leading_in, reference["name"]: url}
+            container = manifests.container(spec, files, here, environ=environ)
+            process = pods.enter_context(started(container, here / "container"))
+            probe = _probe(ours(spec), "readinessProbe", port)
+            wait_until_ready(probe, process, here / "container" / "log")
+        wait_for(lambda: inside.secret is not None, "a publish")
+        for port in (inside.port, other):
+            api = f"http://127.0.0.1:{port}/api/v1/targets"
+            wait_for(lambda: httpx.get(api).json()["targets"][0]["valid"], "the same")  # noqa: B023
