@@ -26,7 +26,7 @@ from tests.deploy.inside import CREDENTIALS, Inside, answer, wait_until_ready
 from tests.deploy.manifests import FOLDER, built, only, ours, pod
 from tests.deploy.restricted import violations
 from tests.peers import ROOT, free_port, require
-from tests.test_state import Cluster
+from tests.postgres import Cluster
 from tests.world import PATIENCE, wait_for
 
 BASE, ALONE, BESIDE = FOLDER / "base", FOLDER / "example", FOLDER / "example-sidecar"
