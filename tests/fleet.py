@@ -135,7 +135,7 @@ class Fleet:
     replicas_wanted: int
     targets: Mapping[str, str]
     life: timedelta = timedelta(hours=12)
-    lease: float = 3.0
+    lease: float = 15.0
     policy: Mapping[str, str | float] = field(default_factory=dict)
     workers: int = 8
     #: Whatever answers only after so many seconds.

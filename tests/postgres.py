@@ -39,24 +39,10 @@ class Cluster:
         serve = [str(self.programs / "postgres"), *place, "-p", str(port), "-k", "", "-F", *options]
         with running(as_anybody(serve), self.data.parent / "log"):
             wait_for_port(port)
-            _wait_until_it_serves(port)
+            _wait_until_up(port)
             yield
             stop = [str(self.programs / "pg_ctl"), "stop", *place, "-m", "fast"]
             subprocess.run(as_anybody(stop), check=True, capture_output=True, cwd="/")
-
-
-def _wait_until_it_serves(port: int) -> None:
-    """It listens for a moment before it does: "the database system is starting up"."""
-    until = time.monotonic() + 30
-    while True:
-        try:
-            psycopg.connect(url(port)).close()
-        except psycopg.OperationalError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.05)
-        else:
-            return
 
 
 def url(port: int) -> str:
@@ -70,6 +56,20 @@ def new_database(port: int) -> str:
     with psycopg.connect(url(port), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     return f"{url(port).rpartition('/')[0]}/{name}"
+
+
+def _wait_until_up(port: int) -> None:
+    """It listens before it lets anybody in."""
+    until = time.monotonic() + 15
+    while True:
+        try:
+            psycopg.connect(url(port)).close()
+        except psycopg.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def as_anybody(command: list[str]) -> list[str]:
