@@ -139,6 +139,7 @@ def test_five_hundred_refreshes_whatever_happens_to_the_replicas(seed: int, data
     an older value over a newer one is written over within a tick."""
     with Fleet(database, 3, TARGETS, LIFE, LEASE, POLICY) as fleet:
         start(fleet)
+        fleet.delay = 0.05  # so that many a blow comes in the middle of an attempt
         chaos = Chaos(fleet, Random(seed))
         first = len(fleet.writes)
         with watched(fleet) as bad:
