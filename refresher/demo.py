@@ -94,12 +94,13 @@ class Pace:
     @property
     def expires(self) -> float:
         """From the beginning of a round."""
-        return self.life * 0.4
+        return self.life * 0.3
 
     @property
     def replaced(self) -> float:
-        """Likewise; with the usual life shortly before the daemon looks at files again."""
-        return self.life * 0.6
+        """Likewise, once a check has found it; with the usual life shortly before the daemon looks
+        at files again."""
+        return max(self.life * 0.6, self.expires + self.check + 1)
 
     @property
     def round(self) -> float:

@@ -137,7 +137,7 @@ def test_it_is_false_where_a_password_died_in_the_secret() -> None:
     """Passwords of one second die before the loop guard allows the next."""
     story = Story()
 
-    assert not run(3, 0, story, life=timedelta(seconds=1))
+    assert not run(5, 0, story, life=timedelta(seconds=1))
 
     assert story.lines[-1].startswith("Bad:")
 

@@ -237,6 +237,7 @@ def test_an_older_value_over_a_newer_one_is_written_over_within_a_tick(
 # --- the database away -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_while_the_database_is_away_only_what_presses_is_refreshed(fleet_of: MakeFleet) -> None:
     """Metrics, page and log say so; the last snapshot is served; then it goes on together."""
     life = timedelta(seconds=30)
@@ -269,6 +270,7 @@ def test_while_the_database_is_away_only_what_presses_is_refreshed(fleet_of: Mak
     assert all_published(fleet)
 
 
+@pytest.mark.slow
 def test_a_replica_that_is_cut_off_leaves_the_work_to_the_others(fleet_of: MakeFleet) -> None:
     """Its targets are refreshed in time by those that reach the database, and it learns of that."""
     life = timedelta(seconds=24)
@@ -357,6 +359,7 @@ def test_replicas_with_different_configurations_are_reported(fleet_of: MakeFleet
     assert "t003" not in two.targets()
 
 
+@pytest.mark.slow
 def test_the_newer_configuration_decides_where_two_differ(fleet_of: MakeFleet) -> None:
     """While replicas are restarted with another configuration, the older ones leave alone what it
     changes, and go on with all else; also one that comes back with the older one."""
@@ -413,6 +416,7 @@ def test_replicas_start_on_the_database_of_an_older_release_that_still_runs(
     assert [len(each.lines("state.down")) for each in fleet.replicas] == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_rolling_upgrade_leaves_no_gap(fleet_of: MakeFleet, database: str) -> None:
     """Replicas go and come one after the other while a newer release migrates the database
     beneath them, again and again; every secret is good at every moment."""

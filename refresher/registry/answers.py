@@ -84,7 +84,9 @@ def _classify_401(answer: Answer) -> type[Failure]:
 def _classify_403(answer: Answer) -> type[Failure]:
     if _DEAD.search(answer.message):
         return Unauthorized  # ECR: no challenge, the reason stands in the body only
-    if not answer.at_token_endpoint or "repositor" in answer.message.lower():
+    if answer.with_proved_token or not answer.at_token_endpoint:
+        return Forbidden
+    if "repositor" in answer.message.lower():
         return Forbidden
     if answer.message.strip().lower() in _WALL:
         return InvalidResponse

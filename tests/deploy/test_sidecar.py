@@ -96,6 +96,7 @@ def beside() -> Iterator[Beside]:
 # --- files -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_waits_for_credentials_that_appear_late(beside: Beside) -> None:
     """It starts without them, says which file is missing, and goes on within a minute."""
     with beside.daemon() as daemon:
@@ -110,6 +111,7 @@ def test_it_waits_for_credentials_that_appear_late(beside: Beside) -> None:
         wait_for(lambda: beside.published["ecr"] is not None, "a publish of ECR's", MINUTE)
 
 
+@pytest.mark.slow
 def test_it_follows_rotated_mounted_files(beside: Beside) -> None:
     """Another value, key and configuration, each by the kubelet's swap of one symbolic link."""
     first = beside.put()
