@@ -1,7 +1,8 @@
 """Measures, and prints a table of each part with the goals. Misses are marked; the exit code is 0.
 
 `python -m benchmarks PART…` measures these parts alone: `refresh` (one refresh against the cron
-script and against the bare calls), `scale` (10 to 10,000 targets), `soak` (10,000 refreshes).
+script and against the bare calls), `scale` (10 to 10,000 targets), `replicas` (1, 2 and 4 on one
+PostgreSQL), `soak` (10,000 refreshes).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import quantiles
 
-from benchmarks import measures, scale
+from benchmarks import measures, replicas, scale
 from benchmarks.fleet import PRINCIPALS
 from benchmarks.measures import Cost, Script
 from benchmarks.soak import MEMORY_GROWTH, SPARE, soak
@@ -38,6 +39,24 @@ def main() -> None:
     for part in sys.argv[1:] or _PARTS:
         print()
         _print_table(list(_PARTS[part]()))
+
+
+def _replicas_rows() -> Iterator[Row]:
+    answer = f"peers answer in {replicas.ANSWER_SECONDS * 1000:.0f} ms"
+    results = [replicas.measure(many) for many in replicas.REPLICAS]
+    for result in results:
+        share, last = result.seconds / results[0].seconds, result is results[-1]
+        yield Row(
+            f"{result.replicas} replicas, {replicas.WORKERS} workers each, {answer}",
+            f"{result.seconds:.1f} s = {share:.0%}, {result.rate:.1f} refreshes/s",
+            f"1/{replicas.GOAL} = {1 / replicas.GOAL:.0%}" if last else "",
+            share <= 1 / replicas.GOAL if last else None,
+        )
+        yield Row(
+            "for each refresh: claims in vain, statements, transactions",
+            f"{result.each(result.conflicts):.2f}, {result.each(result.statements):.1f},"
+            f" {result.each(result.transactions):.1f}",
+        )
 
 
 def _soak_rows() -> Iterator[Row]:
@@ -162,7 +181,12 @@ def _lag_rows(lags: Sequence[float]) -> Iterator[Row]:
     yield Row(what, told, "p99 1 s", cuts[98] <= 1)
 
 
-_PARTS = {"refresh": _refresh_rows, "scale": _scale_rows, "soak": _soak_rows}
+_PARTS = {
+    "refresh": _refresh_rows,
+    "scale": _scale_rows,
+    "replicas": _replicas_rows,
+    "soak": _soak_rows,
+}
 
 
 def _print_table(rows: list[Row]) -> None:

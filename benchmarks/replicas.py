@@ -1,12 +1,11 @@
 """Several replicas on one PostgreSQL, with peers that answer in 200 ms.
 
-`python -m benchmarks.replicas` lets 1, 2 and 4 replicas refresh the same targets, each with few
-workers, so that waiting for peers is what takes the time and not the CPU. It takes 2 minutes.
+1, 2 and 4 replicas refresh the same targets, each with few workers, so that waiting for peers is
+what takes the time and not the CPU. It takes 2 minutes.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from dataclasses import dataclass
@@ -48,23 +47,9 @@ class Result:
     def rate(self) -> float:
         return len(TARGETS) / self.seconds
 
-
-def main() -> None:
-    print(
-        f"{len(TARGETS)} targets, peers answer in {ANSWER_SECONDS * 1000:.0f} ms,"
-        f" {WORKERS} workers a replica, {os.cpu_count()} CPUs\n"
-    )
-    print("                                          for each refresh:")
-    print("replicas   time  refreshes/s  speed-up  conflicts  statements  transactions")
-    results = [measure(replicas) for replicas in REPLICAS]
-    for result in results:
-        print(
-            f"{result.replicas:8}{result.seconds:6.1f} s{result.rate:11.1f}"
-            f"{result.rate / results[0].rate:9.2f}x{result.conflicts / len(TARGETS):11.2f}"
-            f"{result.statements / len(TARGETS):12.1f}{result.transactions / len(TARGETS):14.1f}"
-        )
-    met = results[-1].rate / results[0].rate >= GOAL
-    print(f"\ngoal: {GOAL} times from 1 to 4 replicas: {'met' if met else 'MISSED'}")
+    def each(self, count: float) -> float:
+        """So many for each refresh."""
+        return count / len(TARGETS)
 
 
 def measure(replicas: int) -> Result:
@@ -110,7 +95,3 @@ def _counts(fleet: Fleet, database: str, log: Path) -> tuple[float, float, float
 def _taken(replica: Replica) -> float:
     found = re.search(r'refresher_claims_total\{answer="taken"\} (\S+)', replica.metrics())
     return float(found[1]) if found else 0.0
-
-
-if __name__ == "__main__":
-    main()
