@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -138,6 +138,8 @@ class Fleet:
     lease: float = 15.0
     policy: Mapping[str, str | float] = field(default_factory=dict)
     workers: int = 8
+    #: Of those whose credential only a person can replace.
+    kinds: Sequence[str] = ()
     #: Whatever answers only after so many seconds.
     delay: float = 0.0
     replicas: list[Replica] = field(default_factory=list)
@@ -191,6 +193,7 @@ class Fleet:
         config = self.world.write_config(
             directory / "refresher.toml",
             self.targets,
+            kinds=self.kinds,
             listen=f"127.0.0.1:{port}",
             policy=self.policy,
         )
@@ -232,8 +235,9 @@ class Fleet:
                 self.doors.pop().wait(PATIENCE)
             with lock:
                 password = self.world.aws.passwords.issued(request.value)
-                assert password is not None
                 apply(request)
+                if password is None:  # nothing that AWS issued
+                    return
                 self.writes.append(Write(datetime.now(UTC), request.name, password.dies_at))
 
         def checked(request: Request) -> Response:

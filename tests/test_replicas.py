@@ -288,6 +288,36 @@ def test_a_replica_that_is_cut_off_leaves_the_work_to_the_others(fleet_of: MakeF
     until(lambda: one.targets() == two.targets(), "the same knowledge")
 
 
+def test_a_verdict_on_a_value_is_everybodys(fleet_of: MakeFleet) -> None:
+    """A Docker Hub token is tried by one replica, refused, and tried by none again: it locks out.
+    A new one in its place is checked and published once."""
+    fleet = fleet_of(3, 1, kinds=["dockerhub"])
+    hub, asked = fleet.world.hub, Counter[str]()
+    refuse = hub.refused_login
+
+    def counted(username: str, password: str) -> Any:
+        asked[password] += 1
+        return refuse(username, password)
+
+    hub.refused_login = counted  # type: ignore[method-assign]
+    first = fleet.world.hub_token_file.read_text()
+    fleet.world.expire_hub_token()
+    fleet.start()
+    for replica in fleet.replicas:
+        until(
+            lambda each=replica: each.targets()["dockerhub"]["source_value"] == "rejected",
+            "the verdict",
+        )
+        post(replica, "/api/v1/targets/dockerhub/refresh")  # which asks no registry
+    assert asked == {first: 1}
+    fleet.world.replace_hub_token()
+    second = fleet.world.hub_token_file.read_text()
+    until(lambda: fleet.world.fal.value("main", "DOCKERHUB_TOKEN") == second, "the new value", 60)
+    for replica in fleet.replicas:
+        until(lambda each=replica: each.targets()["dockerhub"]["valid"] is True, "the good verdict")
+    assert asked == {first: 1, second: 1}
+
+
 # --- people ------------------------------------------------------------------------------------
 
 
