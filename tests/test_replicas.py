@@ -112,6 +112,7 @@ def test_three_replicas_share_the_work_and_tell_the_same(fleet_of: MakeFleet) ->
     assert len({issue.replica for issue in fleet.issues}) == 3
 
     one, *others = fleet.replicas
+    until(lambda: value_of(one, "refresher_replicas") == 3, "all three")
     for other in others:
         until(lambda other=other: of_targets(other) == of_targets(one), "the same metrics")
         assert other.targets() == one.targets()
@@ -141,6 +142,7 @@ def test_status_shows_the_replicas_and_who_holds_what(fleet_of: MakeFleet) -> No
             command, env=environ, cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout
 
+    until(lambda: value_of(replica, "refresher_replicas") == 2, "both")
     there = replica.get("/api/v1/replicas")["replicas"]
     table = status()
     assert all(f"{each['id']}  alive" in table for each in there)
@@ -253,7 +255,7 @@ def test_while_the_database_is_away_only_what_presses_is_refreshed(fleet_of: Mak
     page = httpx.get(one.url).text
     assert "The state cannot be reached." in page
     assert "only what is urgent or expired is refreshed" in page
-    until(lambda: two.lines("state.down"), "the log of the other")
+    until(lambda: one.lines("state.down") and two.lines("state.down"), "the log of both")
     assert "urgent or expired" in one.lines("state.down")[0]["meanwhile"]
     until(lambda: datetime.now(UTC) - cut > life * 0.8, "the last quarter", 30)
     until(lambda: all_published(fleet), "what presses")
