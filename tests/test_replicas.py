@@ -154,7 +154,7 @@ def test_status_shows_the_replicas_and_who_holds_what(fleet_of: MakeFleet) -> No
 
 def test_what_a_dead_replica_held_is_taken_over(fleet_of: MakeFleet) -> None:
     """Its heartbeat lapses, its targets are `unheld`, and the others replace what it published."""
-    fleet = fleet_of(2, 8, lease=3.0, policy=QUICK)
+    fleet = fleet_of(2, 8, lease=3.0, policy=QUICK, workers=2)
     start(fleet)
     one, two = fleet.replicas
     until(lambda: post(one, "/api/v1/refresh") and len(holders(two)) == 2, "two holders")

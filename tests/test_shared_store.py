@@ -315,6 +315,19 @@ def test_replicas_see_each_other_and_what_the_dead_held(opened: Open) -> None:
     assert [r.id for r in two.there() if not r.alive] == [one.replica]
 
 
+def test_a_replica_that_joined_since_the_last_heartbeat_is_not_taken_for_gone(
+    opened: Open,
+) -> None:
+    """What it publishes is seen before itself is."""
+    one = opened(lease=60)
+    two = opened(lease=60)
+    two.update("b", lambda _: one_that_publishes("b", two, "f1", datetime.now(UTC)))
+    one.look()
+    assert [each.id for each in one.there()] == [one.replica]
+    assert one.elsewhere(one.status("b"))
+    assert one.abandoned() == []
+
+
 # --- the database away -------------------------------------------------------------------------
 
 

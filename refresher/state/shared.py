@@ -81,7 +81,8 @@ class SharedStore(SqlStore):
         #: Until when, by the monotonic clock, each target that we may attempt is ours.
         self._leases: dict[str, float] = {}
         self._there: Sequence[Replica] = ()
-        self._alive: frozenset[str] = frozenset()
+        #: Holders that did not live at the last heartbeat, of all that were known before it.
+        self._gone: frozenset[str] = frozenset()
         #: Which one of how many that live.
         self._place = (0, 1)
         self._beat_at = -math.inf
@@ -116,7 +117,7 @@ class SharedStore(SqlStore):
     def elsewhere(self, status: Status | None) -> bool:
         if status is None or status.holder in (None, self.replica):
             return False
-        return status.holder in self._alive
+        return status.holder not in self._gone
 
     def rank(self, name: str, share_key: str) -> int:
         """Each principal is one replica's first choice, so that few issue for it; then each name.
@@ -140,11 +141,7 @@ class SharedStore(SqlStore):
         alive = [replica.id for replica in self._there if replica.alive]
         if not self.up or alive[:1] != [self.replica]:
             return []
-        return [
-            name
-            for name, status in self.statuses().items()
-            if status.holder is not None and status.holder not in self._alive
-        ]
+        return [name for name, each in self.statuses().items() if each.holder in self._gone]
 
     def look(self) -> None:
         with self._disk:
@@ -161,10 +158,12 @@ class SharedStore(SqlStore):
 
     def _beat(self) -> None:
         now = self._clock.monotonic()
+        # Whoever holds something had said that it lives: one that is seen later is no stranger.
+        holders = {status.holder for status in self.statuses().values()} - {None}
         about = {"host": self._host, "pid": self._pid, "release": __version__}
         self._there = self._board.beat({**about, "config": self.config})
-        self._alive = frozenset(each.id for each in self._there if each.alive)
         alive = [each.id for each in self._there if each.alive]
+        self._gone = frozenset(holder for holder in holders if holder and holder not in alive)
         self._place = (alive.index(self.replica), len(alive))
         self._beat_at = now + self._lease_seconds / _BEATS
 
@@ -335,7 +334,7 @@ class SharedStore(SqlStore):
             gone = self._statuses.keys() - {row.name for row in rows}
             self._unwritten_targets |= gone
             self._told = {name: s for name, s in self._told.items() if name not in gone}
-            self._versions = {}
+            self._versions, self._gone = {}, frozenset()
         for row in rows:
             self._absorb(row.name, Changed(row.status, row.version))
 
