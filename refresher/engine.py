@@ -27,6 +27,7 @@ from refresher.model import (
     SecretRef,
     SecretStatus,
     SecretValue,
+    SourceValue,
     Status,
     Target,
     fingerprint,
@@ -202,7 +203,8 @@ class Engine:
             mark = self._mark(target)
             unread = mark is None and status.last_failure is None
             if unread or (mark is not None and mark != status.source_fingerprint):
-                self.store.update(target.name, partial(_value_changed, status, self.clock.now()))
+                change = partial(_value_changed, status, mark, self.clock.now())
+                self.store.update(target.name, change)
 
     def watch_files(self) -> None:
         """Make due what failed for want of a file that has changed or come since."""
@@ -332,8 +334,14 @@ def _open_store(config: Config, clock: Clock, dry_run: bool, lease_seconds: floa
     )
 
 
-def _value_changed(known: Status, now: datetime, old: Status | None) -> Status:
-    return record.value_changed(old or known, now)
+def _value_changed(known: Status, mark: str | None, now: datetime, old: Status | None) -> Status:
+    """Another replica may have read the value since, or be about to."""
+    status = old or known
+    waits = status.attempt is not None or status.next_attempt_at <= now
+    seen = status.source_value is SourceValue.CHANGED and waits
+    if seen or (mark is not None and mark == status.source_fingerprint):
+        return status
+    return record.value_changed(status, now)
 
 
 def _file_changed(known: Status, now: datetime, old: Status | None) -> Status:
