@@ -43,7 +43,11 @@ def generated(script: Path) -> subprocess.CompletedProcess[str]:
 def test_what_is_locked_anew_is_listed_anew() -> None:
     """`make lock` ends with the list, of what it has installed by then."""
     done = subprocess.run(
-        ["make", "--dry-run", "lock"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "--dry-run", "lock"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     steps = ("dev.lock", "fal.lock", "make setup", "generate_licences.py > ", "mv requirements/")
     places = [done.stdout.rindex(step) for step in steps]

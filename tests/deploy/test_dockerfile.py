@@ -95,7 +95,8 @@ def test_the_default_base_finds_a_wheel_of_everything(machine: str) -> None:
 def test_make_builds_it_under_its_version() -> None:
     """One command, and a builder of one's choice."""
     done = subprocess.run(
-        ["make", "--dry-run", "image", "DOCKER=buildah", "IMAGE_FLAGS=--format=docker"],
+        ["make", "--no-print-directory", "--dry-run", "image",
+         "DOCKER=buildah", "IMAGE_FLAGS=--format=docker"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == (

@@ -42,7 +42,7 @@ class Built(NamedTuple):
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """By the command of the Makefile, into a folder of its own."""
-    dry = ["make", "--dry-run", "--always-make", "build"]
+    dry = ["make", "--no-print-directory", "--dry-run", "--always-make", "build"]
     said = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     folder = tmp_path_factory.mktemp("dist")
     command = [*said.strip().splitlines()[-1].split(), "--directory", str(folder)]
