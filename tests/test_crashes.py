@@ -38,7 +38,7 @@ from tests.scheduler.test_ticking import Run
 from tests.script import Issuer
 
 #: How long a credential lives: a third of it to its refresh, the rest to survive many a death.
-LIFE = timedelta(seconds=30)
+LIFE = timedelta(seconds=45)
 #: A target that was killed may issue again after a twentieth of that, at first.
 GUARD = Policy(guard_fraction=0.05)
 SPACING = LIFE * GUARD.guard_fraction
