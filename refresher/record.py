@@ -261,7 +261,7 @@ def proved(
 ) -> Status:
     """An attempt for another target proved what stands in this one's secrets, too."""
     secrets = tuple(
-        _judged(held, secret, proof, None) if _older(secret, held, proof) else secret
+        _judged(held, secret, proof, None) if tells_more(secret, held, proof) else secret
         for secret in status.secrets
     )
     if secrets == status.secrets:
@@ -273,7 +273,8 @@ def proved(
     return replace(judged, next_attempt_at=policy.next_look(target, judged, hand))
 
 
-def _older(secret: SecretStatus, held: HeldCredential, proof: Proof) -> bool:
+def tells_more(secret: SecretStatus, held: HeldCredential, proof: Proof) -> bool:
+    """Whether a proof of `held` is of what stands in the secret, and newer than what is known."""
     if secret.fingerprint != held.fingerprint:
         return False
     return secret.verified_at is None or secret.verified_at < proof.verified_at

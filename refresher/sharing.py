@@ -56,9 +56,7 @@ class Sharing:
     def _wants(self, target: Target, standing: HeldCredential, proof: Proof) -> bool:
         status = self._store.status(target.name)
         return status is not None and any(
-            secret.fingerprint == standing.fingerprint
-            and (secret.verified_at is None or secret.verified_at < proof.verified_at)
-            for secret in status.secrets
+            record.tells_more(secret, standing, proof) for secret in status.secrets
         )
 
     def _proved(
